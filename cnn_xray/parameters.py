@@ -1,0 +1,137 @@
+"""Every notebook's parameters: name, type, range, default and meaning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Self
+
+from pydantic import Field, model_validator
+
+from cnn_xray.errors import InputError
+from cnn_xray.strict import Parameters
+
+if TYPE_CHECKING:
+    from cnn_xray.phantom import PhantomSpec
+
+PHANTOM = "phantom"
+
+
+class DataParameters(Parameters):
+    """Which images, seen how."""
+
+    data: str = Field(PHANTOM, min_length=1, description="phantom, a chest_xray folder, or a manifest CSV")
+    on_bad_image: Literal["error", "skip"] = Field("error", description="unreadable images: error | skip")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the phantom, the split and the training")
+    image_size: int | None = Field(None, ge=32, le=1024, description="px a side; None: 64 phantom, 128 files")
+    crop: float = Field(0.0, ge=0, lt=0.5, description="fraction cut from each side of the frame")
+    aspect: Literal["squash", "letterbox", "square"] = Field(
+        "square", description="squash | letterbox | square"
+    )
+    phantom_images: int = Field(1200, ge=80, le=50_000, description="training films, 15 % to validate")
+    phantom_rho: float = Field(0.95, gt=-1, lt=1, description="correlation of artifact and label in training")
+    phantom_location: Literal["border", "inside", "global"] = Field(
+        "border", description="of the artifact: border | inside | global"
+    )
+    phantom_kinds: str = Field("marker", min_length=1, description="kinds of artifact, separated by commas")
+    phantom_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
+    phantom_signal: float = Field(0.5, ge=0, le=2, description="strength of the opacities")
+    runs: str = Field("runs", min_length=1, description="folder of the run records")
+
+    @model_validator(mode="after")
+    def _possible_artifact(self) -> Self:
+        from cnn_xray import phantom_artifacts
+
+        phantom_artifacts.check(self.phantom_location, self._kinds())
+        return self
+
+    def _kinds(self) -> tuple[str, ...]:
+        return tuple(kind.strip() for kind in self.phantom_kinds.split(","))
+
+    def resolved(self) -> Self:
+        """The same with every None filled in by the kind of data."""
+        filled = {name: value for name, value in self._fillers().items() if getattr(self, name) is None}
+        return self.model_copy(update=filled)
+
+    def _fillers(self) -> dict[str, int]:
+        return {"image_size": 64 if self.data == PHANTOM else 128}
+
+    def phantom_spec(self) -> PhantomSpec:
+        """The phantom these parameters describe; a test set has a quarter of the training films, 24 to 300."""
+        from cnn_xray.phantom import PhantomSpec
+
+        return PhantomSpec(
+            images=self.phantom_images,
+            test_images=min(max(self.phantom_images // 4, 24), 300),
+            size=max(self.resolved().image_size or 0, 128),
+            rho=self.phantom_rho,
+            location=self.phantom_location,
+            kinds=self._kinds(),
+            amplitude=self.phantom_amplitude,
+            signal=self.phantom_signal,
+            seed=self.seed,
+        )
+
+
+class AuditParameters(DataParameters):
+    """01_data_audit."""
+
+    duplicate_distance: int = Field(64, ge=0, le=96, description="bits between hashes of duplicates")
+
+
+class TrainParameters(DataParameters):
+    """02_train."""
+
+    epochs: int | None = Field(None, ge=1, le=500, description="at most; None: 10 phantom, 16 files")
+    batch_size: int = Field(32, ge=1, le=1024, description="images a step")
+    width: int = Field(24, ge=4, le=256, description="channels of the first block")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
+    weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
+    dropout: float = Field(0.2, ge=0, lt=1, description="fraction dropped before the logit")
+    patience: int = Field(6, ge=1, le=500, description="epochs without a better validation AUC, then stop")
+    flip: bool = Field(True, description="mirror left and right at random")
+    rotation: float = Field(8.0, ge=0, le=180, description="largest random angle, degrees")
+    shift: float = Field(0.05, ge=0, lt=0.5, description="largest random move, fraction of the side")
+    zoom: float = Field(0.1, ge=0, le=1, description="largest random |log scale|")
+    aspect_jitter: float = Field(0.2, ge=0, le=1, description="largest random |log of width to height|")
+    brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
+    contrast: float = Field(0.2, ge=0, lt=1, description="largest random change of contrast, fraction")
+    fill: Literal["constant", "reflect"] = Field(
+        "constant", description="constant | reflect, beyond the edge"
+    )
+    ring: float = Field(0.1, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
+    explain: Literal["predicted", "pneumonia"] = Field(
+        "predicted", description="evidence for: predicted | pneumonia"
+    )
+    rerun: bool = Field(False, description="train again although the run is recorded")
+
+    def _fillers(self) -> dict[str, int]:
+        return {**super()._fillers(), "epochs": 10 if self.data == PHANTOM else 16}
+
+
+class AttentionParameters(TrainParameters):
+    """03_attention."""
+
+    layer: str = Field("", description="layer of the gradient Grad-CAM; empty: the last feature map")
+    examples: int = Field(6, ge=1, le=24, description="images shown")
+
+
+class CroppingParameters(TrainParameters):
+    """05_before_after_cropping."""
+
+    crop_after: float = Field(0.125, gt=0, lt=0.5, description="crop of the second arm; the first has crop")
+    n_seeds: int = Field(2, ge=1, le=100, description="trainings an arm, from seed upwards")
+
+    @model_validator(mode="after")
+    def _crops_more(self) -> Self:
+        if self.crop_after <= self.crop:
+            raise InputError(
+                f"crop_after is {self.crop_after}, but it must be above crop, which is {self.crop}."
+            )
+        return self
+
+
+NOTEBOOKS: dict[str, type[DataParameters]] = {
+    "01_data_audit": AuditParameters,
+    "02_train": TrainParameters,
+    "03_attention": AttentionParameters,
+    "05_before_after_cropping": CroppingParameters,
+}
