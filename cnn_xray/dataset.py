@@ -1,0 +1,136 @@
+"""Manifest, validation split, view, images and masks of one data set, aligned row by row."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cnn_xray import images, manifest, phantom, split
+from cnn_xray.errors import InputError
+from cnn_xray.parameters import DataParameters
+from cnn_xray.storage import cache_folder, resolve
+from cnn_xray.view import Placement, View
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N images of one view with everything known about them, in the order of ``table``.
+
+    ``pixels`` (N, S, S) uint8; ``lungs`` and ``artifacts`` (N, S, S) bool or None when no image has such a mask
+    (``table.has_lung`` and ``table.has_artifact`` say which rows have one); ``placements`` N; ``fingerprint`` is a digest of
+    content, labels, patients and splits; ``notes`` are sentences that a report on these data must repeat.
+    """
+
+    name: str
+    root: Path
+    table: pd.DataFrame
+    view: View
+    pixels: np.ndarray
+    placements: list[Placement]
+    lungs: np.ndarray | None
+    artifacts: np.ndarray | None
+    fingerprint: str
+    notes: tuple[str, ...]
+
+    def rows(self, *splits: str) -> np.ndarray:
+        """Row numbers of the images in the given splits, ascending: (n,) int."""
+        return np.flatnonzero(self.table["split"].isin(splits))
+
+    def take(self, rows: np.ndarray) -> Dataset:
+        """The same data set with only these rows, in this order; their arrays are read into memory."""
+        return Dataset(
+            self.name,
+            self.root,
+            self.table.iloc[rows].reset_index(drop=True),
+            self.view,
+            self.pixels[rows],
+            [self.placements[row] for row in rows],
+            None if self.lungs is None else self.lungs[rows],
+            None if self.artifacts is None else self.artifacts[rows],
+            self.fingerprint,
+            self.notes,
+        )
+
+
+def load(p: DataParameters, view: View | None = None) -> Dataset:
+    """The data set that the parameters name, in their view (or in ``view``).
+
+    Raises `InputError` for anything `manifest.read` refuses and, unless ``on_bad_image`` is ``skip``, for unreadable
+    images and masks, all listed at once.
+    """
+    p = p.resolved()
+    cache = cache_folder()
+    source = _source(p, cache)
+    view = view or View(p.crop, p.aspect, p.image_size)
+    table, notes = source.table, list(source.notes)
+    originals = _original_sizes(table, notes)
+    stack = images.load(source.root, table["path"], view, cache, originals)
+    _report(stack.problems, table["path"], "images", p.on_bad_image, notes)
+    masks = {}
+    for column in ("lung_mask", "artifact_mask"):
+        paths = table[column].where(~table.index.isin(list(stack.problems)))
+        if paths.notna().any():
+            masks[column] = images.load(source.root, paths, view, cache, originals, match_sizes=stack.sizes)
+            _report(masks[column].problems, paths, f"files of {column}", p.on_bad_image, notes)
+        table[f"has_{column.removesuffix('_mask')}"] = paths.notna() & ~table.index.isin(
+            list(masks[column].problems) if column in masks else []
+        )
+    if table["original_width"].isna().all():
+        table[["original_width", "original_height"]] = pd.DataFrame(stack.sizes).astype("Int64")
+    kept = np.flatnonzero(~table.index.isin(list(stack.problems)))
+    content = images.digests([source.root / path for path in table["path"].iloc[kept]], cache)
+    table = split.validation_split(table.iloc[kept].reset_index(drop=True), seed=p.seed)
+    whole = len(kept) == len(stack.pixels)
+    binary = {column: (mask.pixels if whole else mask.pixels[kept]) for column, mask in masks.items()}
+    return Dataset(
+        source.name,
+        source.root,
+        table,
+        view,
+        stack.pixels if whole else stack.pixels[kept],
+        [stack.placements[row] for row in kept],
+        *(binary[column] > 127 if column in binary else None for column in ("lung_mask", "artifact_mask")),
+        _fingerprint(table, content),
+        tuple(notes),
+    )
+
+
+def _source(p: DataParameters, cache: Path) -> manifest.Manifest:
+    if p.data != "phantom":
+        return manifest.read(resolve(p.data))
+    folder = phantom.write(p.phantom_spec(), cache / "phantoms")
+    return manifest.read(folder / "manifest.csv")
+
+
+def _original_sizes(table: pd.DataFrame, notes: list[str]) -> np.ndarray:
+    """(N, 2) film width and height, NaN throughout when the files are as they were taken.
+
+    Where some sizes are known the files were squashed, and the few unknown ones get the median proportions for
+    the geometry alone (the table keeps <NA>).
+    """
+    sizes = table[["original_width", "original_height"]].astype(float).to_numpy()
+    unknown = np.isnan(sizes).any(axis=1)
+    if unknown.any() and not unknown.all():
+        sizes[unknown] = np.nanmedian(sizes, axis=0)
+        notes.append(f"{unknown.sum()} images have no known original size; they are shown in the median proportions.")
+    return sizes
+
+
+def _report(problems: dict[int, str], paths: pd.Series, what: str, on_bad: str, notes: list[str]) -> None:
+    if not problems:
+        return
+    named = {paths.iloc[row]: reason for row, reason in sorted(problems.items())}
+    if on_bad == "error":
+        images.refuse(named, what)
+    if len(problems) == len(paths):
+        raise InputError(f"None of the {len(paths)} {what} can be read; there is nothing to go on with.")
+    notes.append(f"{len(problems)} {what} could not be read and were left out: " + "; ".join(named) + ".")
+
+
+def _fingerprint(table: pd.DataFrame, content: list[str]) -> str:
+    rows = sorted(zip(content, table["label"].astype(str), table["split"], table["patient"], strict=True))
+    return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()
