@@ -1,0 +1,81 @@
+"""One random affine layer: flip, rotation, shift, zoom and aspect-ratio jitter in a single interpolation.
+
+Keras has each of these as a layer of its own, but every one resamples: four in a row blur the training images, so
+that the sharper test images look like another scanner. (Imports Keras; import it inside functions only.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="cnn_xray")
+class RandomAffine(keras.layers.Layer):
+    """Draws one affine map an image, in training only; images (N, H, W, C) float keep their shape.
+
+    ``flip``: mirror left and right every second time; ``rotation``: largest angle, degrees; ``shift``: largest move,
+    fraction of the side; ``zoom`` and ``aspect_jitter``: largest |natural log| of the scale and of the ratio of
+    width to height. ``fill`` says what is seen beyond the edge: ``constant`` (black) or ``reflect``.
+    """
+
+    def __init__(
+        self,
+        flip: bool = True,
+        rotation: float = 0.0,
+        shift: float = 0.0,
+        zoom: float = 0.0,
+        aspect_jitter: float = 0.0,
+        fill: str = "constant",
+        seed: int = 0,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.options = {
+            "flip": flip, "rotation": rotation, "shift": shift, "zoom": zoom,
+            "aspect_jitter": aspect_jitter, "fill": fill, "seed": seed,
+        }  # fmt: skip
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        if not training:
+            return images
+        count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
+        transforms = self.transforms(self.draw(count), height, width)
+        moved = ops.image.affine_transform(
+            images, transforms, interpolation="bilinear", fill_mode=self.options["fill"], fill_value=0.0
+        )
+        return ops.reshape(moved, ops.shape(images))
+
+    def draw(self, count: Any) -> dict[str, Any]:
+        """Random amounts for ``count`` images, each (count,): mirror ±1, angle (rad, anticlockwise), move x and y, log scales."""
+
+        def uniform(limit: float) -> Any:
+            return keras.random.uniform((count,), -limit, limit, seed=self.generator) if limit else ops.zeros((count,))
+
+        o = self.options
+        mirror = ops.where(uniform(1.0) < 0, -1.0, 1.0) if o["flip"] else ops.ones((count,))
+        angle = uniform(o["rotation"] * 3.141592653589793 / 180)
+        zoom, aspect = uniform(o["zoom"]), uniform(o["aspect_jitter"])
+        return {
+            "mirror": mirror, "angle": angle, "x": uniform(o["shift"]), "y": uniform(o["shift"]),
+            "log_width": zoom + aspect / 2, "log_height": zoom - aspect / 2,
+        }  # fmt: skip
+
+    @staticmethod
+    def transforms(drawn: dict[str, Any], height: int, width: int) -> Any:
+        """(count, 8) projective coefficients that map a position of the output to one of the input, about the centre."""
+        cosine, sine = ops.cos(drawn["angle"]), ops.sin(drawn["angle"])
+        across, down = drawn["mirror"] * ops.exp(-drawn["log_width"]), ops.exp(-drawn["log_height"])
+        a, b = across * cosine, -across * sine
+        c, d = down * sine, down * cosine
+        x0, y0 = (width - 1) / 2, (height - 1) / 2
+        right = x0 - a * x0 - b * y0 + drawn["x"] * width
+        below = y0 - c * x0 - d * y0 + drawn["y"] * height
+        nothing = ops.zeros_like(a)
+        return ops.stack([a, b, right, c, d, below, nothing, nothing], axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.options}
