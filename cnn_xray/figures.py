@@ -1,0 +1,253 @@
+"""Every figure. Each function takes arrays or tables and returns a matplotlib figure; nothing is computed here.
+
+Colours mean one thing throughout: blue NORMAL, orange PNEUMONIA; evidence maps run from blue (speaks for NORMAL) to
+red (speaks for PNEUMONIA) on one symmetric scale for all maps of a figure.
+"""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, precision_recall_curve, roc_curve
+
+NAMES = {0: "NORMAL", 1: "PNEUMONIA"}
+COLOURS = {"NORMAL": "#2b6ca3", "PNEUMONIA": "#d9822b"}
+GREY = "#777777"
+
+sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
+
+
+def class_balance(table: pd.DataFrame) -> Figure:
+    """Images of each class in each split; ``table`` has label and split."""
+    counts = pd.crosstab(table["split"], table["label"].map(NAMES)).reindex(table["split"].unique())
+    figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
+    counts.plot.barh(ax=axes, color=[COLOURS[name] for name in counts], width=0.75)
+    for bars in axes.containers:
+        axes.bar_label(bars, padding=3, fmt="{:,.0f}", color=GREY)
+    axes.set(xlabel="images", ylabel="", xlim=(0, counts.to_numpy().max() * 1.15))
+    axes.invert_yaxis()
+    axes.legend(title="", frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def original_sizes(table: pd.DataFrame) -> Figure:
+    """Width against height of every film, by class; ``table`` has original_width, original_height (px) and label."""
+    known = table.dropna(subset=["original_width", "original_height"])
+    figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for value, name in NAMES.items():
+        part = known[known["label"] == value]
+        axes.scatter(
+            part["original_width"].astype(float), part["original_height"].astype(float), s=6, alpha=0.35,
+            color=COLOURS[name], label=f"{name} ({len(part):,})", linewidths=0,
+        )  # fmt: skip
+    axes.set(xlabel="original width (px)", ylabel="original height (px)")
+    for mark in axes.legend(frameon=False, markerscale=3).legend_handles:
+        mark.set_alpha(1)
+    sns.despine(figure)
+    return figure
+
+
+def contact_sheet(
+    images: np.ndarray, titles: list[str], columns: int = 6, outlines: dict[str, np.ndarray] | None = None
+) -> Figure:
+    """Films (N, S, S) uint8 side by side; ``outlines`` maps a colour to masks (N, S, S) drawn as contours."""
+    rows = -(-len(images) // columns)
+    figure, grid = plt.subplots(
+        rows, columns, figsize=(1.75 * columns, 1.95 * rows), layout="constrained", squeeze=False
+    )
+    for i, axes in enumerate(grid.flat):
+        axes.set_axis_off()
+        if i >= len(images):
+            continue
+        axes.imshow(images[i], cmap="gray", vmin=0, vmax=255)
+        axes.set_title(titles[i], fontsize=8)
+        for colour, masks in (outlines or {}).items():
+            if masks[i].any():
+                axes.contour(masks[i], levels=[0.5], colors=[colour], linewidths=0.9)
+    return figure
+
+
+def mean_films(normal: np.ndarray, pneumonia: np.ndarray) -> Figure:
+    """Mean film of each class, (S, S) in grey values, and their difference on a symmetric scale."""
+    figure, grid = plt.subplots(1, 3, figsize=(9, 3), layout="constrained")
+    for axes, film, name in zip(grid, (normal, pneumonia), COLOURS, strict=False):
+        axes.imshow(film, cmap="gray", vmin=0, vmax=255)
+        axes.set_title(f"mean {name}", fontsize=9)
+    difference = pneumonia - normal
+    limit = float(np.abs(difference).max()) or 1.0
+    drawn = grid[2].imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    grid[2].set_title("PNEUMONIA − NORMAL", fontsize=9)
+    for axes in grid:
+        axes.set(xticks=[], yticks=[])
+    figure.colorbar(drawn, ax=grid[2]).set_label("grey values (of 255)", fontsize=8)
+    return figure
+
+
+def training_curves(history: pd.DataFrame) -> Figure:
+    """Loss and validation AUC by epoch, with the epoch that was kept."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    left.plot(history["epoch"], history["loss"], color="black", label="training (augmented)")
+    left.plot(history["epoch"], history["val_loss"], color=GREY, linestyle="--", label="validation")
+    left.set(xlabel="epoch", ylabel="cross-entropy (nats)", ylim=(0, None))
+    left.legend(frameon=False)
+    right.plot(history["epoch"], history["val_auc"], color=GREY, linestyle="--", label="validation AUC")
+    kept = history[history["best"]]
+    right.plot(kept["epoch"], kept["val_auc"], "o", color="black", label="epoch kept")
+    right.set(xlabel="epoch", ylabel="validation AUC")
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    sns.despine(figure)
+    return figure
+
+
+def discrimination(labels: np.ndarray, probabilities: np.ndarray, threshold: float = 0.5) -> Figure:
+    """Confusion matrix, ROC and precision–recall curve of (N,) labels and probabilities, the threshold marked."""
+    figure, (matrix, roc, pr) = plt.subplots(1, 3, figsize=(11, 3.4), layout="constrained")
+    decided = probabilities >= threshold
+    counts = confusion_matrix(labels, decided, labels=[0, 1])
+    ConfusionMatrixDisplay(counts, display_labels=list(COLOURS)).plot(ax=matrix, cmap="Greys", colorbar=False)
+    matrix.set(xlabel=f"predicted at {threshold:.2g}", ylabel="true")
+    matrix.set_yticks([0, 1], list(COLOURS), rotation=90, va="center")
+    false_positive, true_positive, _ = roc_curve(labels, probabilities)
+    precision, recall, _ = precision_recall_curve(labels, probabilities)
+    roc.plot(false_positive, true_positive, color="black")
+    roc.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance")
+    pr.plot(recall, precision, color="black")
+    pr.axhline(labels.mean(), color=GREY, linestyle=":", label="chance")
+    (tn, fp), (fn, tp) = counts
+    roc.plot(fp / (fp + tn), tp / (tp + fn), "o", color=COLOURS["PNEUMONIA"], label=f"threshold {threshold:.2g}")
+    pr.plot(tp / (tp + fn), tp / max(1, tp + fp), "o", color=COLOURS["PNEUMONIA"], label=f"threshold {threshold:.2g}")
+    roc.set(xlabel="1 − specificity", ylabel="sensitivity", title="ROC", aspect="equal")
+    pr.set(xlabel="sensitivity (recall)", ylabel="precision", title="precision–recall", aspect="equal", ylim=(0, 1.05))
+    roc.legend(frameon=False, loc="lower right")
+    pr.legend(frameon=False, loc="lower left")
+    return figure
+
+
+def intervals(table: pd.DataFrame, xlabel: str, null: float | None = None, null_label: str = "") -> Figure:
+    """Dots with intervals, one line a row of ``table`` (columns value, low, high; the index names the lines)."""
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.36 * len(table)), layout="constrained")
+    places = np.arange(len(table))
+    errors = np.abs(table[["low", "high"]].to_numpy(float).T - table["value"].to_numpy(float))
+    axes.errorbar(table["value"], places, xerr=np.nan_to_num(errors), fmt="o", color="black", capsize=3, markersize=5)
+    if null is not None:
+        axes.axvline(null, color=GREY, linestyle=":", label=null_label)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.set_yticks(places, [str(name) for name in table.index])
+    axes.set(xlabel=xlabel, ylim=(len(table) - 0.5, -0.5))
+    sns.despine(figure, left=True)
+    axes.tick_params(left=False)
+    return figure
+
+
+def evidence_maps(
+    images: np.ndarray,
+    columns: dict[str, np.ndarray],
+    row_titles: list[str],
+    lungs: np.ndarray | None = None,
+    windows: dict[str, list[tuple[float, float, float, float]]] | None = None,
+    unit: str = "logits per cell",
+) -> Figure:
+    """Films (N, S, S) and, beside each, the signed maps (N, h, w) of every column, all on one symmetric colour scale.
+
+    ``lungs`` (N, S, S) are outlined. ``windows`` gives, for a column, the part of the film (left, top, right, bottom
+    fractions) that its network saw; the rest is hatched.
+    """
+    limit = max(float(np.quantile(np.abs(maps), 0.995)) for maps in columns.values()) or 1.0
+    names = ["film", *columns]
+    figure, grid = plt.subplots(
+        len(images), len(names), figsize=(2.5 * len(names) + 0.8, 2.45 * len(images)), layout="constrained", squeeze=False
+    )  # fmt: skip
+    drawn = None
+    for row, lines in enumerate(grid):
+        for axes, name in zip(lines, names, strict=True):
+            _film(axes, images[row], None if lungs is None else lungs[row])
+            if row == 0:
+                axes.set_title(name, fontsize=9)
+            if name == "film":
+                axes.set_ylabel(row_titles[row], fontsize=8)
+                continue
+            drawn = _overlay(axes, columns[name][row], images.shape[1], limit)
+            if windows and name in windows:
+                _outside(axes, windows[name][row], images.shape[1])
+    bar = figure.colorbar(drawn, ax=grid, shrink=min(1.0, 2.5 / len(images)), pad=0.01, extend="both")
+    bar.set_label(f"evidence ({unit}): < 0 NORMAL, > 0 PNEUMONIA", fontsize=8)
+    return figure
+
+
+def _film(axes: Axes, image: np.ndarray, lung: np.ndarray | None) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+    axes.set(xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if lung is not None and lung.any():
+        axes.contour(lung, levels=[0.5], colors=["#7ad17a"], linewidths=0.8)
+
+
+def _overlay(axes: Axes, one: np.ndarray, size: int, limit: float):
+    """Cells as they are, each as opaque as it is strong: the film stays visible where there is no evidence."""
+    strength = np.clip(np.abs(one) / limit, 0, 1) ** 0.7 * 0.85
+    return axes.imshow(
+        one, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=strength, extent=(-0.5, size - 0.5, size - 0.5, -0.5),
+        interpolation="nearest",
+    )  # fmt: skip
+
+
+def _outside(axes: Axes, window: tuple[float, float, float, float], size: int) -> None:
+    x0, y0, x1, y1 = np.multiply(window, size) - 0.5
+    low, high = -0.5, size - 0.5
+    for x, y, width, height in (
+        (low, low, high - low, y0 - low), (low, y1, high - low, high - y1),
+        (low, y0, x0 - low, y1 - y0), (x1, y0, high - x1, y1 - y0),
+    ):  # fmt: skip
+        axes.add_patch(Rectangle((x, y), width, height, facecolor="#000000aa", edgecolor="#bbbbbb", hatch="///", linewidth=0))
+
+
+def mean_maps(maps: dict[str, np.ndarray], unit: str = "logits per cell") -> Figure:
+    """Mean signed maps (h, w), one panel each, on one symmetric colour scale."""
+    limit = max(float(np.abs(one).max()) for one in maps.values()) or 1.0
+    figure, grid = plt.subplots(1, len(maps), figsize=(2.9 * len(maps) + 0.8, 3), layout="constrained", squeeze=False)
+    drawn = None
+    for axes, (name, one) in zip(grid.flat, maps.items(), strict=True):
+        drawn = axes.imshow(one, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(name, fontsize=9)
+    figure.colorbar(drawn, ax=grid, pad=0.01).set_label(f"mean evidence ({unit})", fontsize=8)
+    return figure
+
+
+def before_after(table: pd.DataFrame, value: str, ylabel: str, chance: float | None = None) -> Figure:
+    """One panel a ``group``, one line a seed from ``before`` to ``after``; ``table`` also has condition and line.
+
+    Columns: group (panel), line (colour and legend), seed, condition (before | after) and ``value``.
+    """
+    groups = list(table["group"].unique())
+    figure, grid = plt.subplots(
+        1, len(groups), figsize=(2.6 + 2.4 * len(groups), 3.4), layout="constrained", sharey=True, squeeze=False
+    )
+    lines = list(table["line"].unique())
+    colours = dict(zip(lines, sns.color_palette("colorblind", len(lines)), strict=True))
+    for axes, group in zip(grid.flat, groups, strict=True):
+        part = table[table["group"] == group]
+        for (line, _), one in part.groupby(["line", "seed"], sort=False):
+            points = one.set_index("condition")[value].reindex(["before", "after"])
+            axes.plot([0, 1], points, "o-", color=colours[line], alpha=0.8, markersize=4)
+        if chance is not None:
+            axes.axhline(chance, color=GREY, linestyle=":", linewidth=1)
+        axes.set_xticks([0, 1], ["before\ncropping", "after\ncropping"])
+        axes.set(xlim=(-0.25, 1.25))
+        axes.set_title(group, fontsize=9)
+    grid.flat[0].set_ylabel(ylabel)
+    handles = [plt.Line2D([], [], color=colours[line], marker="o", label=line) for line in lines]
+    if chance is not None:
+        handles.append(plt.Line2D([], [], color=GREY, linestyle=":", label="chance"))
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    sns.despine(figure)
+    return figure
