@@ -1,0 +1,374 @@
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import roc_auc_score
+
+from cnn_xray import phantom, phantom_anatomy, phantom_artifacts
+from cnn_xray.errors import InputError
+from cnn_xray.phantom import PhantomSpec, d_prime, oracle_auc, write
+
+TEST_SETS = ["test", "neutral", "conflict", "clean"]
+
+
+def rng(*key):
+    return np.random.default_rng(key)
+
+
+def one_film(label=1, signal=0.4, size=128, number=0):
+    return phantom_anatomy.film(size, label, signal, rng(1, number), rng(2, number))
+
+
+def grey(folder, path):
+    return cv2.imread(str(folder / path), cv2.IMREAD_UNCHANGED)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    folder = write(
+        PhantomSpec(images=16, test_images=12, size=64, seed=3), tmp_path_factory.mktemp("phantom")
+    )
+    return folder, pd.read_csv(folder / "manifest.csv")
+
+
+# ---- one film
+
+
+def test_lungs_are_dark_the_heart_and_spine_bright_and_the_air_outside_darkest():
+    for number in range(5):
+        film = one_film(label=0, number=number)
+        assert film.image.shape == (128, 128) and film.image.dtype == np.uint8
+        lungs, middle, corner = (
+            film.image[film.lungs].mean(),
+            film.image[70:80, 60:68].mean(),
+            film.image[:6, :6].mean(),
+        )
+        assert corner < lungs - 20 and lungs < middle - 50
+
+
+def test_two_lungs_the_right_one_on_the_left_and_larger():
+    for number in range(5):
+        lungs = one_film(number=number).lungs
+        count, _, stats, centres = cv2.connectedComponentsWithStats(lungs.astype(np.uint8))
+        assert count == 3  # background and two lungs
+        first, second = sorted((centres[k][0], stats[k, cv2.CC_STAT_AREA]) for k in (1, 2))
+        assert first[0] < 64 < second[0] and first[1] > second[1]
+
+
+def test_opacities_brighten_the_lungs_where_the_mask_says_and_nowhere_else():
+    for number in range(5):
+        ill, well = one_film(signal=0.4, number=number), one_film(signal=0.0, number=number)  # the same draws
+        change = ill.image.astype(int) - well.image.astype(int)
+        assert ill.opacity.any() and not (ill.opacity & ~ill.lungs).any()
+        assert change[ill.opacity].mean() > 10 and abs(change[~ill.lungs].mean()) < 3
+        assert not well.opacity.any()
+
+
+def test_normal_films_have_no_opacity():
+    assert not one_film(label=0).opacity.any()
+
+
+# ---- artifacts
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("kind", phantom_artifacts.KINDS["border"])
+def test_a_crop_of_one_eighth_removes_every_pixel_of_a_border_artifact(kind, size):
+    for number in range(6):
+        film = one_film(size=size, number=number)
+        painted, mask = phantom_artifacts.paint(
+            film.image,
+            film.lungs,
+            "border",
+            kind,
+            rng(number),
+            3.0 - number % 2 * 2.0,
+            [1.0, 3.0, 0.4][number % 3],
+            2.0,
+        )
+        assert mask.any()
+        assert not mask[size // 8 : -size // 8, size // 8 : -size // 8].any()
+        np.testing.assert_array_equal(painted != film.image, mask)
+
+
+@pytest.mark.parametrize("kind", phantom_artifacts.KINDS["inside"])
+def test_an_inside_artifact_lies_in_the_lungs_whatever_its_size(kind):
+    for number in range(6):
+        film = one_film(number=number)
+        painted, mask = phantom_artifacts.paint(
+            film.image, film.lungs, "inside", kind, rng(number), 1.0, [1.0, 3.0, 0.5][number % 3], 2.0
+        )
+        assert mask.any() and not (mask & ~film.lungs).any()
+        np.testing.assert_array_equal(painted != film.image, mask)
+
+
+def test_an_inside_marker_is_a_whole_letter_not_one_cut_off_by_the_lung():
+    film = one_film()
+    _, mask = phantom_artifacts.paint(film.image, film.lungs, "inside", "marker", rng(0), position_jitter=0.0)
+    rows, columns = np.nonzero(mask)
+    assert np.ptp(rows) + 1 == round(0.085 * 128) and np.ptp(columns) >= 5
+
+
+def test_global_artifacts_change_everything_and_have_an_empty_mask():
+    film = one_film()
+    blurred, mask = phantom_artifacts.paint(film.image, film.lungs, "global", "blur", rng(0))
+    assert not mask.any()
+    assert np.abs(np.diff(blurred.astype(int))).mean() < 0.7 * np.abs(np.diff(film.image.astype(int))).mean()
+    flat, mask = phantom_artifacts.paint(film.image, film.lungs, "global", "contrast", rng(0), amplitude=1.0)
+    assert not mask.any()
+    assert flat.std() == pytest.approx(film.image.std() / 1.6, rel=0.01)
+    assert flat.mean() == pytest.approx(film.image.mean(), abs=0.5)
+
+
+def test_amplitude_scales_the_brightness_of_a_marker():
+    black, nothing = np.zeros((128, 128), np.uint8), np.zeros((128, 128), bool)
+    for amplitude in (0.2, 1.0):
+        painted, _ = phantom_artifacts.paint(black, nothing, "border", "marker", rng(0), amplitude)
+        assert painted.max() == 150 * amplitude
+
+
+def test_without_jitter_the_marker_is_always_at_the_same_place():
+    black, nothing = np.zeros((128, 128), np.uint8), np.zeros((128, 128), bool)
+
+    def places(jitter):
+        films = (
+            phantom_artifacts.paint(black, nothing, "border", "marker", rng(number), position_jitter=jitter)[
+                1
+            ]
+            for number in range(8)
+        )
+        return {mask.tobytes() for mask in films}
+
+    assert len(places(0.0)) == 1 and len(places(1.0)) > 4
+
+
+# ---- the data set
+
+
+def test_manifest_has_its_columns_and_every_file_exists(small):
+    folder, table = small
+    sizes, masks = ["original_width", "original_height"], ["lung_mask", "artifact_mask", "opacity_mask"]
+    assert list(table) == ["path", "label", "split", "patient", *sizes, *masks, "artifact"]
+    assert table["split"].value_counts().to_dict() == {"train": 16, **dict.fromkeys(TEST_SETS, 12)}
+    assert table["path"].is_unique and not table.isna().any(axis=None)
+    for column in ("path", *masks):
+        for path in table[column].unique():
+            image = grey(folder, path)
+            assert image.shape == (64, 64) and image.dtype == np.uint8
+            assert column == "path" or set(np.unique(image)) <= {0, 255}
+    assert (table[sizes] == 64).all(axis=None)
+
+
+def test_classes_are_exactly_balanced_and_only_pneumonias_have_an_opacity(small):
+    folder, table = small
+    for _, rows in table[table["split"] != "train"].groupby("split"):
+        assert (rows["label"] == "PNEUMONIA").sum() == 6
+    for row in table.itertuples():
+        assert grey(folder, row.opacity_mask).any() == (row.label == "PNEUMONIA")
+        assert grey(folder, row.artifact_mask).any() == row.artifact
+
+
+def test_prevalence_is_exact(tmp_path):
+    folder = write(PhantomSpec(images=2, test_images=20, size=64, prevalence=0.3), tmp_path)
+    table = pd.read_csv(folder / "manifest.csv")
+    assert (table.loc[table["split"] == "clean", "label"] == "PNEUMONIA").sum() == 6
+
+
+def test_every_seventh_training_patient_has_two_films_and_none_is_in_the_test_sets(small):
+    folder, table = small
+    train, test = table[table["split"] == "train"], table[table["split"] != "train"]
+    films = train.groupby("patient")["path"].agg(list)
+    assert films.str.len().value_counts().to_dict() == {1: 12, 2: 2}  # 16 films: two blocks of 7 patients
+    assert not set(train["patient"]) & set(test["patient"])
+    for pair in films[films.str.len() == 2]:
+        assert train.set_index("path").loc[pair, "label"].nunique() == 1
+        assert (grey(folder, pair[0]) != grey(folder, pair[1])).mean() > 0.5
+
+
+def test_the_test_sets_are_paired_and_differ_only_in_the_artifact(small):
+    folder, table = small
+    sets = {name: table[table["split"] == name].reset_index(drop=True) for name in TEST_SETS}
+    clean = sets["clean"]
+    seen = {True: 0, False: 0}
+    for rows in sets.values():
+        for column in ("label", "patient", "lung_mask", "opacity_mask"):
+            assert rows[column].tolist() == clean[column].tolist()
+        for row, bare in zip(rows.itertuples(), clean.itertuples(), strict=True):
+            differs = grey(folder, row.path) != grey(folder, bare.path)
+            np.testing.assert_array_equal(differs, grey(folder, row.artifact_mask) > 0)
+            assert differs.any() == bool(row.artifact)
+            seen[bool(row.artifact)] += 1
+    assert min(seen.values()) > 10
+    assert not clean["artifact"].any()
+    ill = (clean["label"] == "PNEUMONIA").astype(int)
+    assert (sets["conflict"]["artifact"] == 1 - ill).all()
+    both = sets["test"]["artifact"] & sets["conflict"]["artifact"] == 1
+    assert (
+        sets["test"].loc[both, "artifact_mask"].tolist()
+        == sets["conflict"].loc[both, "artifact_mask"].tolist()
+    )
+
+
+def test_rho_sets_how_often_the_artifact_agrees_with_the_label(tmp_path):
+    def agreement(rho):
+        table = pd.read_csv(write(PhantomSpec(300, 100, 64, rho), tmp_path) / "manifest.csv")
+        return ((table["label"] == "PNEUMONIA") == table["artifact"]).groupby(table["split"]).mean()
+
+    half = agreement(0.5)
+    assert half["train"] == pytest.approx(0.75, abs=0.07) and half["test"] == pytest.approx(0.75, abs=0.13)
+    assert half["neutral"] == pytest.approx(0.5, abs=0.15) and half["conflict"] == 0
+    assert agreement(1.0)[["train", "test"]].tolist() == [1, 1]
+
+
+def test_a_film_depends_neither_on_their_number_nor_on_rho_nor_on_the_artifact(tmp_path):
+    def films(**change):
+        folder = write(
+            PhantomSpec(**{"images": 5, "test_images": 4, "size": 64, "seed": 7, **change}), tmp_path
+        )
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
+
+    few, more, other = (
+        films(),
+        films(images=9, test_images=6),
+        films(rho=0.0, location="inside", kinds=("text",)),
+    )
+    for number in range(5):
+        assert few[f"train/train-{number:05d}.png"] == more[f"train/train-{number:05d}.png"]
+    for number in range(4):
+        for split in TEST_SETS:
+            assert few[f"{split}/test-{number:05d}.png"] == more[f"{split}/test-{number:05d}.png"]
+        assert few[f"clean/test-{number:05d}.png"] == other[f"clean/test-{number:05d}.png"]
+    assert few["clean/test-00000.png"] != few["clean/test-00002.png"]
+    assert few["clean/test-00000.png"] != films(seed=8)["clean/test-00000.png"]
+
+
+def test_a_mixture_of_kinds_uses_each_of_them(tmp_path):
+    folder = write(PhantomSpec(24, 2, 64, rho=0, kinds=("marker", "vignette")), tmp_path)
+    table = pd.read_csv(folder / "manifest.csv")
+    areas = [(grey(folder, path) > 0).mean() for path in table.loc[table["artifact"] == 1, "artifact_mask"]]
+    assert min(areas) < 0.02 and max(areas) > 0.2
+
+
+def test_a_finished_phantom_is_returned_untouched(small):
+    folder, _ = small
+    before = (folder / "manifest.csv").stat().st_mtime_ns
+    assert write(PhantomSpec(images=16, test_images=12, size=64, seed=3), folder.parent) == folder
+    assert (folder / "manifest.csv").stat().st_mtime_ns == before
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]  # no draft is left behind
+
+
+def test_different_specs_have_different_folders():
+    specs = [
+        PhantomSpec(),
+        PhantomSpec(signal=0.5),
+        PhantomSpec(seed=1),
+        PhantomSpec(kinds=("marker", "text")),
+    ]
+    assert len({spec.identifier for spec in specs}) == 4
+    assert PhantomSpec(seed=1).identifier.startswith("phantom-border-marker-rho0.95-n1200-seed1-")
+
+
+def test_an_interrupted_phantom_leaves_nothing_behind(tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(phantom, "film", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(PhantomSpec(images=2, test_images=2, size=64), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_place_and_an_incomplete_folder_are_said_in_words(tmp_path):
+    spec = PhantomSpec(images=2, test_images=2, size=64)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        write(spec, tmp_path / "file")
+    (tmp_path / spec.identifier / "train").mkdir(parents=True)
+    with pytest.raises(InputError, match="can be deleted"):
+        write(spec, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"location": "outside"}, "border, inside, global"),
+        ({"location": "inside", "kinds": ("vignette",)}, "marker, text, tubing"),
+        ({"location": "global"}, "'marker' cannot be at the location 'global'; choose from blur, contrast"),
+        ({"kinds": ()}, "No kind"),
+        ({"rho": 1.1}, "rho is 1.1"),
+        ({"rho": math.nan}, "rho is nan"),
+        ({"images": 0}, "images is 0"),
+        ({"size": 32}, "size is 32"),
+        ({"amplitude": 0.0}, "amplitude"),
+        ({"prevalence": 1.0}, "prevalence"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_impossible_specs_are_refused(change, said):
+    with pytest.raises(InputError, match=said):
+        PhantomSpec(**change)
+
+
+# ---- the shortcut, and what a crop does to it
+
+
+@pytest.mark.parametrize(("location", "recovers"), [("border", True), ("inside", False)])
+def test_cropping_fixes_a_border_artifact_and_nothing_else(tmp_path, location, recovers):
+    folder = write(PhantomSpec(300, 100, 64, location=location, signal=0.9, position_jitter=0.0), tmp_path)
+    table = pd.read_csv(folder / "manifest.csv")
+    ill, train, conflict = (
+        table["label"] == "PNEUMONIA",
+        table["split"] == "train",
+        table["split"] == "conflict",
+    )
+    auc = {}
+    for crop in (0, 8):
+        films = np.array([grey(folder, path)[crop : 64 - crop, crop : 64 - crop] for path in table["path"]])
+        films = np.array(
+            [cv2.resize(film, (32, 32), interpolation=cv2.INTER_AREA) for film in films]
+        ).reshape(-1, 1024)
+        ridge = RidgeClassifier(alpha=1e5).fit(films[train], ill[train])
+        auc[crop] = roc_auc_score(ill[conflict], ridge.decision_function(films[conflict]))
+    assert auc[0] < 0.3
+    assert auc[8] > 0.7 if recovers else auc[8] < 0.1
+
+
+# ---- the oracle
+
+
+def test_oracle_by_hand():
+    # d = √2 makes d√2 = 2 and d² = 2; ρ = tanh(1/2) makes L = 1, so the arguments are (2 ± 2) / 2 = 2 and 0.
+    d, rho, at_1, at_2 = math.sqrt(2), math.tanh(0.5), 0.841344746, 0.977249868
+    assert oracle_auc(d, rho, 1.0) == pytest.approx(at_2)
+    assert oracle_auc(d, rho, -1.0) == pytest.approx(0.5)
+    assert oracle_auc(d, rho, 0.0) == pytest.approx(at_2 / 4 + at_1 / 2 + 0.5 / 4)
+    np.testing.assert_allclose(oracle_auc(d, 0.0, np.array([-1, 0, 0.3, 1])), at_1)  # no reliance, no harm
+
+
+def test_oracle_agrees_with_a_simulated_ideal_observer():
+    d, rho, rho_test, n = 2.0, 0.8, -0.5, 100_000
+    draw = rng(0)
+    label = np.arange(n) % 2
+    artifact = np.where(draw.random(n) < (1 + rho_test) / 2, label, 1 - label)
+    score = d * (draw.normal(size=n) + d * label - d / 2) + (2 * artifact - 1) * math.log(
+        (1 + rho) / (1 - rho)
+    )
+    assert oracle_auc(d, rho, rho_test) == pytest.approx(roc_auc_score(label, score), abs=0.005)
+
+
+def test_d_prime_undoes_the_oracle_without_an_artifact():
+    d = np.array([0.5, 1.0, 2.5])
+    np.testing.assert_allclose(d_prime(oracle_auc(d, 0.0, 0.0)), d)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(0.0, 0.5, 0.5), (1.0, 1.0, 0.5), (1.0, 0.5, -1.5), (1.0, math.nan, 0.0)]
+)
+def test_oracle_refuses_what_has_no_answer(arguments):
+    with pytest.raises(InputError, match="oracle needs"):
+        oracle_auc(*arguments)
