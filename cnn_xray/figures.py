@@ -153,12 +153,13 @@ def evidence_maps(
     row_titles: list[str],
     lungs: np.ndarray | None = None,
     windows: dict[str, list[tuple[float, float, float, float]]] | None = None,
-    unit: str = "logits per cell",
+    films: dict[str, np.ndarray] | None = None,
 ) -> Figure:
     """Films (N, S, S) and, beside each, the signed maps (N, h, w) of every column, all on one symmetric colour scale.
 
     ``lungs`` (N, S, S) are outlined. ``windows`` gives, for a column, the part of the film (left, top, right, bottom
-    fractions) that its network saw; the rest is hatched.
+    fractions) that its network saw; the rest is hatched. ``films`` gives, for a column, the films under its maps
+    where they are not ``images``.
     """
     limit = max(float(np.quantile(np.abs(maps), 0.995)) for maps in columns.values()) or 1.0
     names = ["film", *columns]
@@ -168,7 +169,8 @@ def evidence_maps(
     drawn = None
     for row, lines in enumerate(grid):
         for axes, name in zip(lines, names, strict=True):
-            _film(axes, images[row], None if lungs is None else lungs[row])
+            below = (films or {}).get(name, images)
+            _film(axes, below[row], None if lungs is None else lungs[row])
             if row == 0:
                 axes.set_title(name, fontsize=9)
             if name == "film":
@@ -177,8 +179,8 @@ def evidence_maps(
             drawn = _overlay(axes, columns[name][row], images.shape[1], limit)
             if windows and name in windows:
                 _outside(axes, windows[name][row], images.shape[1])
-    bar = figure.colorbar(drawn, ax=grid, shrink=min(1.0, 2.5 / len(images)), pad=0.01, extend="both")
-    bar.set_label(f"evidence ({unit}): < 0 NORMAL, > 0 PNEUMONIA", fontsize=8)
+    bar = figure.colorbar(drawn, ax=grid, shrink=min(0.8, 2 / len(images)), pad=0.01, extend="both")
+    bar.set_label("evidence (logits per cell): < 0 NORMAL, > 0 PNEUMONIA", fontsize=8)
     return figure
 
 
@@ -210,7 +212,7 @@ def _outside(axes: Axes, window: tuple[float, float, float, float], size: int) -
         axes.add_patch(Rectangle((x, y), width, height, facecolor="#000000aa", edgecolor="#bbbbbb", hatch="///", linewidth=0))
 
 
-def mean_maps(maps: dict[str, np.ndarray], unit: str = "logits per cell") -> Figure:
+def mean_maps(maps: dict[str, np.ndarray]) -> Figure:
     """Mean signed maps (h, w), one panel each, on one symmetric colour scale."""
     limit = max(float(np.abs(one).max()) for one in maps.values()) or 1.0
     figure, grid = plt.subplots(1, len(maps), figsize=(2.9 * len(maps) + 0.8, 3), layout="constrained", squeeze=False)
@@ -219,7 +221,7 @@ def mean_maps(maps: dict[str, np.ndarray], unit: str = "logits per cell") -> Fig
         drawn = axes.imshow(one, cmap="RdBu_r", vmin=-limit, vmax=limit)
         axes.set(xticks=[], yticks=[])
         axes.set_title(name, fontsize=9)
-    figure.colorbar(drawn, ax=grid, pad=0.01).set_label(f"mean evidence ({unit})", fontsize=8)
+    figure.colorbar(drawn, ax=grid, pad=0.01).set_label("mean evidence (logits per cell)", fontsize=8)
     return figure
 
 

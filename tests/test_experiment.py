@@ -1,0 +1,98 @@
+"""Runs: what a record holds, when it is reused, and that half a run is never taken for one."""
+
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from cnn_xray import dataset, experiment, records
+from cnn_xray.parameters import TrainParameters
+
+TINY = {"phantom_images": 80, "image_size": 32, "width": 4, "epochs": 1, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    return tmp_path_factory.mktemp("experiment")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(place, monkeypatch):
+    monkeypatch.setenv("CNN_XRAY_CACHE", str(place / "cache"))
+
+
+@pytest.fixture
+def p(place):
+    return TrainParameters(runs=str(place / "runs"), **TINY)
+
+
+def test_a_run_leaves_a_whole_record(p):
+    data = dataset.load(p)
+    run = experiment.run(p, data)
+    assert {file.name for file in run.folder.iterdir()} == {
+        "run.json", "model.keras", "history.csv", "predictions.csv", "attention.csv",
+    }  # fmt: skip
+    record = run.record
+    assert {"parameters", "metrics", "seed", "versions", "data_fingerprint", "git_commit", "device"} <= set(record)
+    assert record["parameters"]["epochs"] == 1 and record["parameters"]["phantom_rho"] == 0.95
+    assert all(isinstance(value, int | float) for value in record["metrics"].values())
+    assert {"test_auc", "test_accuracy", "conflict_auc", "neutral_auc", "clean_auc", "val_auc"} <= set(run.metrics)
+    assert len(run.predictions) == (~(data.table["split"] == "train")).sum()
+    assert run.metrics["largest_evidence_residual"] < 1e-4
+    assert "border-rho0.95-32px-crop0-seed0-" in run.id
+
+
+def test_the_saved_model_gives_the_saved_predictions(p):
+    from cnn_xray.training import predict
+
+    data = dataset.load(p)
+    run = experiment.run(p, data)
+    test = data.rows("test")
+    saved = run.predictions.query("split == 'test'")["logit"]
+    np.testing.assert_allclose(predict(run.model(), data.pixels[test]), saved, atol=1e-4)
+
+
+def test_a_recorded_run_is_reused_unless_asked(p, monkeypatch, capsys):
+    experiment.run(p)
+    monkeypatch.setattr(experiment.training, "fit", lambda *_: pytest.fail("trained again"))
+    assert "reused" in (experiment.run(p), capsys.readouterr().out)[1]
+    with pytest.raises(pytest.fail.Exception, match="trained again"):
+        experiment.run(p.model_copy(update={"rerun": True}))
+    assert records.find(experiment.run(p).folder)  # the failed repetition cost nothing
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"crop": 0.1}, {"learning_rate": 1e-4}, {"phantom_rho": 0.5}])
+def test_another_setting_is_another_run(p, change):
+    ids = []
+    for one in (p, p.model_copy(update=change)):
+        one = one.resolved()
+        ids.append(experiment.run_id(one, dataset.load(one)))
+    assert ids[0] != ids[1]
+
+
+def test_where_things_lie_is_no_part_of_the_run(p):
+    p = p.resolved()
+    data = dataset.load(p)
+    assert experiment.run_id(p, data) == experiment.run_id(p.model_copy(update={"runs": "x", "rerun": True}), data)
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_training_leaves_no_run(place, how):
+    runs = place / f"interrupted{how}"
+    script = (
+        "from cnn_xray import experiment; from cnn_xray.parameters import TrainParameters;"
+        f"experiment.run(TrainParameters(**{ {**TINY, 'epochs': 500, 'patience': 500, 'runs': str(runs)} }))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    assert child.stdout is not None
+    for line in child.stdout:
+        if line.startswith("epoch"):
+            child.send_signal(how)
+            break
+    child.stdout.close()
+    assert child.wait(60) != 0
+    assert [folder for folder in runs.iterdir() if not folder.name.startswith(".")] == []
+    if how == signal.SIGINT:
+        assert list(runs.iterdir()) == []

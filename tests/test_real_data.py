@@ -1,0 +1,89 @@
+"""The real-data path on a slice of the Kermany set, where a copy of it is at hand."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cnn_xray import dataset, experiment, images, manifest, probes
+from cnn_xray.parameters import DataParameters, TrainParameters
+from cnn_xray.view import View
+
+ROOT = Path(os.environ.get("CNN_XRAY_DATA", Path(__file__).parents[2] / "shared" / "data" / "kermany224"))
+pytestmark = pytest.mark.skipif(
+    not ROOT.is_dir(), reason="no real X-rays here: set CNN_XRAY_DATA to a chest_xray folder to test with them"
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CNN_XRAY_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def part(tmp_path):
+    """A folder in the Kaggle layout with every 40th film, by links, and the metadata of all."""
+    table = manifest.read(ROOT).table
+    metadata = ROOT / "metadata.csv"
+    folder = tmp_path / "part"
+    for row in table.iloc[::40].itertuples():
+        for path in (row.path, row.lung_mask):
+            if isinstance(path, str):
+                (folder / path).parent.mkdir(parents=True, exist_ok=True)
+                (folder / path).symlink_to(ROOT / path)
+    for split in ("train", "test"):
+        assert all(any((folder / split / name).iterdir()) for name in ("NORMAL", "PNEUMONIA"))
+    if (folder / "val").exists():  # too few to be a folder of both classes
+        import shutil
+
+        shutil.rmtree(folder / "val")
+    if metadata.is_file():
+        (folder / "metadata.csv").write_text(metadata.read_text())
+    return folder
+
+
+def test_the_whole_manifest_and_its_size_probe():
+    table = manifest.read(ROOT).table
+    assert len(table) == 5856
+    assert table["split"].value_counts().to_dict() == {"train": 5216, "test": 624, "val": 16}
+    assert table["patient"].nunique() == 4097
+    if table["original_width"].notna().any():
+        test = table["split"] == "test"
+        assert probes.size_only_probe(table[~test], table[test]).auc.value == pytest.approx(0.895, abs=0.02)
+
+
+def test_the_second_load_of_all_images_takes_under_a_second(tmp_path):
+    table = manifest.read(ROOT).table
+    images.load(ROOT, table["path"], View(size=64), tmp_path / "cache")
+    begun = time.perf_counter()
+    again = images.load(ROOT, table["path"], View(size=64), tmp_path / "cache")
+    assert time.perf_counter() - begun < 1
+    assert again.pixels.shape == (5856, 64, 64) and not again.problems
+
+
+def test_masks_lie_on_the_lungs():
+    """Lungs are darker than what surrounds them, which is false for masks that are shifted or mirrored upside down."""
+    data = dataset.load(DataParameters(data=str(ROOT), image_size=64, aspect="letterbox"))
+    rows = data.rows("test")
+    pixels, lungs = data.pixels[rows].astype(float), data.lungs[rows]
+    chest = pixels > 8  # not the letterbox
+    inside = np.array([film[lung].mean() for film, lung in zip(pixels, lungs, strict=True)])
+    outside = np.array([film[~lung & body].mean() for film, lung, body in zip(pixels, lungs, chest, strict=True)])
+    upside_down = np.array([film[lung[::-1]].mean() for film, lung in zip(pixels, lungs, strict=True)])
+    assert (inside < outside).mean() > 0.6
+    assert inside.mean() < upside_down.mean()
+
+
+def test_a_slice_goes_the_whole_way(part, tmp_path):
+    p = TrainParameters(data=str(part), image_size=64, width=8, epochs=2, runs=str(tmp_path / "runs"))
+    run = experiment.run(p)
+    assert 0 <= run.metrics["test_auc"] <= 1
+    assert run.metrics["largest_evidence_residual"] < 1e-4
+    attended = run.attention
+    assert attended["lung_enrichment"].notna().all() and attended["artifact_sensitivity"].isna().all()
+    assert "phantom_rho" not in run.record["parameters"]
+    assert not any(str(part) in str(value) for value in run.record["parameters"].values())
+    assert isinstance(run.predictions, pd.DataFrame) and run.predictions["path"].str.startswith("t").any()
