@@ -106,18 +106,21 @@ def measure(
             "relevance_rank_accuracy": rank_accuracy(heat, lungs),
             "pointing_game": pointing_game(heat, lungs),
             "artifact_sensitivity": artifact_sensitivity(heat, artifacts),
-            "zero_map": heat.sum(axis=(1, 2)) == 0,
+            "zero_map": (heat.sum(axis=(1, 2)) == 0).astype(float),
         }
     )
 
 
-def uniform(ring: np.ndarray, lungs: np.ndarray | None, rows: int) -> pd.DataFrame:
+def uniform(
+    ring: np.ndarray, rows: int, lungs: np.ndarray | None = None, artifacts: np.ndarray | None = None
+) -> pd.DataFrame:
     """What `measure` expects of a map that is the same everywhere; one row an image.
 
     Not computed from a constant map, whose ties would make the ranking metrics depend on the order of the cells.
     """
-    share = np.full(rows, np.nan) if lungs is None else lungs.mean(axis=(1, 2))
-    share = np.where(share > 0, share, np.nan)
+    none = np.full(rows, np.nan)
+    share = none if lungs is None else np.where(lungs.any(axis=(1, 2)), lungs.mean(axis=(1, 2)), np.nan)
+    planted = none if artifacts is None else np.where(artifacts.any(axis=(1, 2)), TOP, np.nan)
     return pd.DataFrame(
         {
             "border_attention_fraction": np.full(rows, ring.mean()),
@@ -127,8 +130,8 @@ def uniform(ring: np.ndarray, lungs: np.ndarray | None, rows: int) -> pd.DataFra
             "lung_enrichment": np.where(np.isnan(share), np.nan, 1.0),
             "relevance_rank_accuracy": share,
             "pointing_game": share,
-            "artifact_sensitivity": TOP,
-            "zero_map": False,
+            "artifact_sensitivity": planted,
+            "zero_map": 0.0,
         }
     )
 

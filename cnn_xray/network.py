@@ -7,6 +7,7 @@ conv → … → GAP → dropout → one Dense logit, so that the logit is a sum
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from cnn_xray import backend
@@ -47,8 +48,16 @@ def build(p: TrainParameters) -> Any:
     return keras.Model(image, logit, name="cnn_xray")
 
 
+def load(file: Path) -> Any:
+    """A model as it was saved, with its own layers known to Keras."""
+    keras = backend.start()
+    from cnn_xray import augmentation  # noqa: F401  (registers the layer)
+
+    return keras.saving.load_model(file, compile=False)
+
+
 def _augment(keras: Any, p: TrainParameters, x: Any) -> Any:
-    """Random flip, rotation, shift, zoom and aspect ratio, then brightness and contrast, on values 0..1."""
+    """Random flip, rotation, shift, zoom and aspect ratio, then brightness, contrast and sharpness, on 0..1."""
     from cnn_xray.augmentation import RandomAffine
 
     layers, seed = keras.layers, 1000 * p.seed
@@ -59,4 +68,7 @@ def _augment(keras: Any, p: TrainParameters, x: Any) -> Any:
         x = layers.RandomBrightness(p.brightness, value_range=(0, 1), seed=seed + 2, name="brightness")(x)
     if p.contrast:
         x = layers.RandomContrast(p.contrast, value_range=(0, 1), seed=seed + 3, name="contrast")(x)
+    if p.sharpness:  # the layer's 0 is blurred, 0.5 as it is, 1 sharpened
+        span = (0.5 - p.sharpness / 2, 0.5 + p.sharpness / 2)
+        x = layers.RandomSharpness(span, value_range=(0, 1), seed=seed + 4, name="sharpness")(x)
     return x

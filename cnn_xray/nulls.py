@@ -70,9 +70,9 @@ def attention_beside_nulls(model: Any, p: TrainParameters, data: Dataset, rows: 
     for extra in range(1, RANDOM_NETWORKS + 1):
         fresh = network.build(p.model_copy(update={"seed": p.seed + 1_000_000 * extra}))
         found = evidence.closed_form(fresh, images)
-        random.append(measured(found.maps, evidence.signs(found.logits, p.explain)).astype(float))
+        random.append(measured(found.maps, evidence.signs(found.logits, p.explain)))
     arms["randomised weights"] = pd.concat(random).groupby(level=0).mean()
-    arms["uniform"] = attention.uniform(border, lungs, len(rows))
+    arms["uniform"] = attention.uniform(border, len(rows), lungs, artifacts)
     return pd.concat(
         [pd.concat([table[["path", "label", "patient"]].assign(arm=arm), frame], axis=1) for arm, frame in arms.items()],
         ignore_index=True,

@@ -33,7 +33,7 @@ class DataParameters(Parameters):
     )
     phantom_kinds: str = Field("marker", min_length=1, description="kinds of artifact, separated by commas")
     phantom_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
-    phantom_signal: float = Field(0.5, ge=0, le=2, description="strength of the opacities")
+    phantom_signal: float = Field(0.4, ge=0, le=2, description="strength of the opacities")
     runs: str = Field("runs", min_length=1, description="folder of the run records")
 
     @model_validator(mode="after")
@@ -55,7 +55,7 @@ class DataParameters(Parameters):
         return {"image_size": 64 if self.data == PHANTOM else 128}
 
     def phantom_spec(self) -> PhantomSpec:
-        """The phantom these parameters describe; a test set has a quarter of the training films, 24 to 300."""
+        """The phantom these parameters describe; a test set is a quarter of its training films, 24..300."""
         from cnn_xray.phantom import PhantomSpec
 
         return PhantomSpec(
@@ -94,6 +94,7 @@ class TrainParameters(DataParameters):
     aspect_jitter: float = Field(0.2, ge=0, le=1, description="largest random |log of width to height|")
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
     contrast: float = Field(0.2, ge=0, lt=1, description="largest random change of contrast, fraction")
+    sharpness: float = Field(0.5, ge=0, le=1, description="largest random blurring or sharpening, 1 = 3 × 3 blur")
     fill: Literal["constant", "reflect"] = Field(
         "constant", description="constant | reflect, beyond the edge"
     )

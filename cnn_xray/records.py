@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from cnn_xray import backend
+from cnn_xray import backend, network
 
 PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "pandas", "scipy")
 
@@ -55,7 +55,7 @@ class Run:
 
     def model(self) -> Any:
         """The trained network."""
-        return backend.start().saving.load_model(self.folder / "model.keras", compile=False)
+        return network.load(self.folder / "model.keras")
 
 
 def find(folder: Path) -> Run | None:

@@ -61,7 +61,7 @@ def test_artifact_sensitivity_takes_the_hottest_tenth():
 
 def test_zero_maps_and_missing_areas_are_nan_never_zero():
     found = attention.measure(np.concatenate([NOTHING, CORNERED]), np.ones(2), RING).iloc
-    assert found[0]["zero_map"] and not found[1]["zero_map"]
+    assert found[0]["zero_map"] == 1 and found[1]["zero_map"] == 0
     assert np.isnan(found[0]["border_attention_fraction"]) and np.isnan(found[0]["log2_border_density_ratio"])
     assert found[0]["signed_border_evidence"] == 0
     lungless = ["lung_attention_fraction", "lung_enrichment", "relevance_rank_accuracy", "pointing_game"]
@@ -70,14 +70,14 @@ def test_zero_maps_and_missing_areas_are_nan_never_zero():
 
 def test_the_sign_says_what_is_explained():
     found = attention.measure(np.concatenate([-CORNERED, -CORNERED]), np.array([1.0, -1.0]), RING, None)
-    assert found["zero_map"].tolist() == [True, False]  # nothing there speaks for PNEUMONIA
+    assert found["zero_map"].tolist() == [1, 0]  # nothing there speaks for PNEUMONIA
     assert found["border_attention_fraction"][1] == pytest.approx(3 / 8)
     assert found["signed_border_evidence"].tolist() == [-3, -3]
 
 
 def test_uniform_values_agree_with_a_uniform_map_where_ties_do_not_matter():
     flat = attention.measure(np.ones((1, 4, 4)), np.ones(1), RING, LEFT_LUNG)
-    expected = attention.uniform(RING, LEFT_LUNG, 1)
+    expected = attention.uniform(RING, 1, LEFT_LUNG)
     for name in ("border_attention_fraction", "log2_border_density_ratio", "lung_attention_fraction", "lung_enrichment"):
         assert flat[name][0] == pytest.approx(expected[name][0])
     assert list(expected) == list(flat)
@@ -88,6 +88,6 @@ def test_uniform_ranking_values_are_what_random_maps_average_to():
     random = rng.random((20_000, 4, 4))
     lungs = np.repeat(LEFT_LUNG, len(random), axis=0)
     found = attention.measure(random, np.ones(len(random)), RING, lungs).mean(numeric_only=True)
-    expected = attention.uniform(RING, LEFT_LUNG, 1).iloc[0]
+    expected = attention.uniform(RING, 1, LEFT_LUNG).iloc[0]
     for name in ("relevance_rank_accuracy", "pointing_game"):
         assert found[name] == pytest.approx(expected[name], abs=0.01)
