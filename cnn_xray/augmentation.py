@@ -1,4 +1,4 @@
-"""One random affine layer: flip, rotation, shift, zoom and aspect-ratio jitter in a single interpolation.
+"""Augmentation layers: one random affine map in a single interpolation, and random blur.
 
 Keras has each of these as a layer of its own, but every one resamples: four in a row blur the training images, so
 that the sharper test images look like another scanner. (Imports Keras; import it inside functions only.)
@@ -76,6 +76,43 @@ class RandomAffine(keras.layers.Layer):
         below = y0 - c * x0 - d * y0 + drawn["y"] * height
         nothing = ops.zeros_like(a)
         return ops.stack([a, b, right, c, d, below, nothing, nothing], axis=1)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.options}
+
+
+@keras.saving.register_keras_serializable(package="cnn_xray")
+class RandomBlur(keras.layers.Layer):
+    """Blurs every image by a Gaussian of its own width, in training only; images (N, H, W, 1) float keep their shape.
+
+    ``sigma``: largest standard deviation, px; every second image stays as it is. (Keras' own layer stops at 1 px, which is
+    less than what separates a film scanned at half the resolution.)
+    """
+
+    def __init__(self, sigma: float, seed: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.options = {"sigma": sigma, "seed": seed}
+        self.generator = keras.random.SeedGenerator(seed)
+        self.reach = int(2 * sigma + 1)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        if not training:
+            return images
+        largest = self.options["sigma"]
+        drawn = keras.random.uniform((ops.shape(images)[0],), -largest, largest, seed=self.generator)
+        return ops.reshape(self.blur(images, ops.maximum(drawn, 1e-3)), ops.shape(images))
+
+    def blur(self, images: Any, sigma: Any) -> Any:
+        """Images (N, H, W, 1) blurred by Gaussians of ``sigma`` (N,) px each; mirrored at the edge."""
+        reach = self.reach
+        offsets = ops.arange(-reach, reach + 1, dtype="float32")
+        weights = ops.exp(-0.5 * (offsets[:, None] / sigma[None, :]) ** 2)
+        weights = weights / ops.sum(weights, axis=0)  # (2 reach + 1, N)
+        side_by_side = ops.transpose(images, (3, 1, 2, 0))  # one film a channel, so that each has its own kernel
+        padded = ops.pad(side_by_side, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="symmetric")
+        down = ops.depthwise_conv(padded, weights[:, None, :, None])
+        across = ops.depthwise_conv(down, weights[None, :, :, None])
+        return ops.transpose(across, (3, 1, 2, 0))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.options}

@@ -19,8 +19,7 @@ from cnn_xray.view import Placement, View, rectangle, shrunk, to_frame
 GRID = (112, 112)  # cells of the original frame on which maps of different windows are compared
 FINE = (10_000, 10_000)  # px of an imagined file, so that no crop is rounded
 BY_CONSTRUCTION = ("heat_outside_window",)  # after cropping
-NOT_FINE = (10_000, 10_000)  # px of an imagined file, so that no crop is rounded
-BY_CONSTRUCTION = ("inner_ring_log2_density_ratio", "lung_enrichment_in_window")
+NOT_BY_CONSTRUCTION = ("inner_ring_log2_density_ratio", "lung_enrichment_in_window")
 
 
 def lung_loss(frame: Dataset, crops: tuple[float, ...], aspect: str, rows: np.ndarray) -> pd.DataFrame:

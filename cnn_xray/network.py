@@ -57,8 +57,8 @@ def load(file: Path) -> Any:
 
 
 def _augment(keras: Any, p: TrainParameters, x: Any) -> Any:
-    """Random flip, rotation, shift, zoom and aspect ratio, then brightness, contrast and sharpness, on 0..1."""
-    from cnn_xray.augmentation import RandomAffine
+    """Random flip, rotation, shift, zoom and aspect ratio, then brightness, contrast and blur, on 0..1."""
+    from cnn_xray.augmentation import RandomAffine, RandomBlur
 
     layers, seed = keras.layers, 1000 * p.seed
     x = RandomAffine(
@@ -68,7 +68,6 @@ def _augment(keras: Any, p: TrainParameters, x: Any) -> Any:
         x = layers.RandomBrightness(p.brightness, value_range=(0, 1), seed=seed + 2, name="brightness")(x)
     if p.contrast:
         x = layers.RandomContrast(p.contrast, value_range=(0, 1), seed=seed + 3, name="contrast")(x)
-    if p.sharpness:  # the layer's 0 is blurred, 0.5 as it is, 1 sharpened
-        span = (0.5 - p.sharpness / 2, 0.5 + p.sharpness / 2)
-        x = layers.RandomSharpness(span, value_range=(0, 1), seed=seed + 4, name="sharpness")(x)
+    if p.blur:
+        x = RandomBlur(p.blur, seed=seed + 4, name="blur", dtype="float32")(x)
     return x

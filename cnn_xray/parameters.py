@@ -94,7 +94,7 @@ class TrainParameters(DataParameters):
     aspect_jitter: float = Field(0.2, ge=0, le=1, description="largest random |log of width to height|")
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
     contrast: float = Field(0.2, ge=0, lt=1, description="largest random change of contrast, fraction")
-    sharpness: float = Field(0.5, ge=0, le=1, description="largest random blurring or sharpening, 1 = 3 × 3 blur")
+    blur: float = Field(1.0, ge=0, le=8, description="largest random Gaussian blur, px (standard deviation)")
     fill: Literal["constant", "reflect"] = Field(
         "constant", description="constant | reflect, beyond the edge"
     )

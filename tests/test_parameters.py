@@ -1,0 +1,197 @@
+"""Parameters are strict, and what is refused is told in a sentence that helps."""
+
+from __future__ import annotations
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from papermill import inspect_notebook
+from tiny_notebooks import write
+from traitlets.config import Config
+
+from cnn_xray.errors import InputError
+from cnn_xray.parameters import (
+    NOTEBOOKS,
+    AttentionParameters,
+    AuditParameters,
+    CroppingParameters,
+    DataParameters,
+    TrainParameters,
+)
+from cnn_xray.strict import literal_assignments, parameters_cell
+
+
+def refusal(cls, **values) -> str:
+    with pytest.raises(InputError) as caught:
+        cls.from_mapping(values)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"crop": 0.6}, "crop is 0.6, but it must be a number at least 0 and below 0.5."),
+        ({"crop": -0.1}, "crop is -0.1, but it must be a number at least 0 and below 0.5."),
+        ({"crop": "0.1"}, "crop is '0.1', but it must be a number at least 0 and below 0.5."),
+        ({"zoom": float("nan")}, "zoom is nan, but it must be a number at least 0 and at most 1."),
+        ({"rotation": float("inf")}, "rotation is inf, but it must be a number at least 0 and at most 180."),
+        ({"epochs": 0}, "epochs is 0, but it must be a whole number at least 1 and at most 500, or None."),
+        (
+            {"epochs": 3.5},
+            "epochs is 3.5, but it must be a whole number at least 1 and at most 500, or None.",
+        ),
+        ({"width": True}, "width is True, but it must be a whole number at least 4 and at most 256."),
+        ({"flip": "false"}, "flip is 'false', but it must be True or False."),
+        ({"flip": 1}, "flip is 1, but it must be True or False."),
+        ({"aspect": "round"}, "aspect is 'round', but it must be one of 'squash', 'letterbox', 'square'."),
+        ({"data": ""}, "data is '', but it must be a text that is not empty."),
+        ({"data": 2024}, "data is 2024, but it must be a text that is not empty."),
+        ({"epohs": 3}, "There is no parameter 'epohs'; the nearest one is 'epochs'."),
+        ({"learning-rate": 1}, "There is no parameter 'learning-rate'; the nearest one is 'learning_rate'."),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(value, sentence):
+    assert refusal(TrainParameters, **value) == sentence
+
+
+def test_all_problems_are_told_at_once():
+    told = refusal(TrainParameters, crop=0.6, epohs=3, batch_size=0)
+    assert [line.split()[0] for line in told.splitlines()] == ["crop", "batch_size", "There"]
+
+
+def test_a_whole_number_is_a_number():
+    assert TrainParameters.from_mapping({"crop": 0, "rotation": 10}).crop == 0.0
+
+
+def test_artifacts_that_cannot_be_are_refused():
+    assert "'marker' cannot be at the location 'global'" in refusal(DataParameters, phantom_location="global")
+    p = DataParameters.from_mapping({"phantom_location": "inside", "phantom_kinds": "marker, tubing"})
+    assert p.phantom_spec().kinds == ("marker", "tubing")
+
+
+def test_the_second_arm_must_crop_more_than_the_first():
+    assert (
+        refusal(CroppingParameters, crop=0.2)
+        == "crop_after is 0.125, but it must be above crop, which is 0.2."
+    )
+    assert CroppingParameters.from_mapping({"crop": 0.2, "crop_after": 0.3}).crop_after == 0.3
+
+
+def test_parameters_cannot_be_changed_afterwards():
+    with pytest.raises(ValueError, match="frozen"):
+        TrainParameters().crop = 0.1
+
+
+def test_none_is_filled_in_by_the_kind_of_data():
+    def filled(**given):
+        p = TrainParameters(**given).resolved()
+        return p.image_size, p.epochs
+
+    assert filled() == (64, 10)
+    assert filled(data="films") == (128, 16)
+    assert filled(data="films", image_size=96, epochs=3) == (96, 3)
+    assert AuditParameters().resolved().image_size == 64
+
+
+def test_the_phantom_follows_the_parameters():
+    spec = DataParameters(phantom_images=200, phantom_rho=0.0, image_size=256, seed=7).phantom_spec()
+    assert (spec.images, spec.test_images, spec.rho, spec.size, spec.seed) == (200, 50, 0.0, 256, 7)
+    small, large = (
+        DataParameters(phantom_images=80).phantom_spec(),
+        DataParameters(phantom_images=5000).phantom_spec(),
+    )
+    assert (small.test_images, large.test_images, small.size) == (24, 300, 128)
+
+
+def test_names_come_from_cells_that_only_assign_literals():
+    cells = [
+        "",
+        "# Parameters\ncrop: float = 0.1  # meaning\nepochs = -3",
+        "a = b = [1, (2, 'x')]",
+        "zoom = float('nan')",
+        'size: "int or None" = None',
+        "p = load(crop)",
+        "epohs = 3\nprint(epohs)",
+        "n = n + 1",
+        "%matplotlib inline",
+        "x: int",
+        "first, second = 1, 2",
+        "p.crop = 3",
+        "PAPERMILL_INPUT_PATH = 'in.ipynb'",
+    ]
+    assert literal_assignments(cells, set()) == ["crop", "epochs", "a", "b", "zoom", "size"]
+
+
+def test_a_cell_corrected_and_run_again_replaces_its_earlier_wording():
+    known = {"crop", "epochs", "seed"}
+    wrong, right = "crop = 0\nepohs = 3", "crop = 0\nepochs = 3"
+    assert literal_assignments([wrong, right], known) == ["crop", "epochs"]
+    assert literal_assignments([right, wrong], known) == ["crop", "epochs", "epohs"]
+    assert literal_assignments(["crop = 0\nseed = 1\nepohs = 3", "crop = 1"], known) == [
+        "crop",
+        "seed",
+        "epohs",
+    ]
+    assert literal_assignments(["epohs = 3", right], known) == ["epohs", "crop", "epochs"]
+
+
+@pytest.fixture
+def shell():
+    InteractiveShell.clear_instance()
+    settings = Config()
+    settings.HistoryManager.hist_file = ":memory:"
+    yield InteractiveShell.instance(config=settings)
+    InteractiveShell.clear_instance()
+
+
+def test_a_notebook_reads_its_cells_in_any_order_of_work(shell):
+    def run(*cells):
+        for cell in cells:
+            result = shell.run_cell(cell, store_history=True)
+        return result
+
+    read = "from cnn_xray.parameters import TrainParameters\np = TrainParameters.from_notebook()"
+    assert run(parameters_cell(TrainParameters), "crop = 0\nseed = 3", read).success
+    assert (shell.user_ns["p"].crop, shell.user_ns["p"].seed, shell.user_ns["p"].width) == (0.0, 3, 24)
+    run("figure = [1, 2][0]", "seed = 4", read)
+    assert shell.user_ns["p"].seed == 4
+    failed = run("epohs = 3", read)
+    assert isinstance(failed.error_in_exec, InputError)
+    assert failed.error_in_exec._render_traceback_() == [
+        "InputError: There is no parameter 'epohs'; the nearest one is 'epochs'."
+    ]
+    run("del epohs", read)
+    assert shell.user_ns["p"].seed == 4
+
+
+def test_outside_a_notebook_there_is_nothing_to_read():
+    InteractiveShell.clear_instance()
+    with pytest.raises(InputError, match="use from_mapping"):
+        TrainParameters.from_notebook()
+
+
+@pytest.mark.parametrize("cls", NOTEBOOKS.values())
+def test_papermill_lists_every_parameter_with_type_and_meaning(cls, tmp_path):
+    (name,) = (key for key, value in NOTEBOOKS.items() if value is cls)
+    listed = inspect_notebook(write(tmp_path / f"{name}.ipynb"))
+    assert list(listed) == list(cls.model_fields)
+    for key, field in cls.model_fields.items():
+        assert listed[key]["help"] == field.description
+        assert listed[key]["inferred_type_name"] != "None"
+    assert listed["image_size"]["inferred_type_name"] == "int or None"
+    assert listed["crop"]["default"] == "0.0"
+
+
+@pytest.mark.parametrize("cls", NOTEBOOKS.values())
+def test_the_parameters_cell_is_the_class(cls):
+    source = parameters_cell(cls)
+    space: dict = {}
+    exec(source, space)
+    assert {name: space[name] for name in cls.model_fields} == cls().model_dump()
+    assert literal_assignments([source], set()) == list(cls.model_fields)
+    assert max(map(len, source.splitlines())) <= 110
+
+
+def test_later_notebooks_know_all_that_training_knows():
+    train = list(TrainParameters.model_fields)
+    for cls in (AttentionParameters, CroppingParameters):
+        assert list(cls.model_fields)[: len(train)] == train

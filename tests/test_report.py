@@ -1,0 +1,225 @@
+"""A report is complete, self-contained and stable; a failure leaves the earlier one as it was."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from tiny_notebooks import write
+
+from cnn_xray import narrate, report
+from cnn_xray.errors import InputError
+from cnn_xray.execution import NotebookError
+
+AUDIT = "from cnn_xray import narrate\nnarrate.headline('Size-only <probe>', '0.895 [0.868, 0.920]', 'Seen.')"
+LOG = """import sys
+for epoch in range(3):
+    print(f'epoch {epoch}', flush=True)
+print('/home/some' + 'body/warning.py:3: a warning', file=sys.stderr)"""
+RUN = """import json, pathlib
+from cnn_xray import narrate
+folder = pathlib.Path(p.runs) / f'seed{p.seed}'
+folder.mkdir(parents=True, exist_ok=True)
+record = {'parameters': {'crop': p.crop}, 'metrics': {'test_auc': 0.975}, 'device': 'Abacus'}
+(folder / 'run.json').write_text(json.dumps(record))
+narrate.uses_run(folder.name)
+narrate.uses_run(folder.name)"""
+FIGURE = """from matplotlib import pyplot as plt
+figure, axes = plt.subplots()
+axes.set_title('Two "dots" & a line')
+narrate.show(figure)
+narrate.say(f'''
+    ## What it *shows*
+    A crop of **{p.crop:g}**.
+    ''')"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("project")
+    write(folder / "notebooks" / "01_data_audit.ipynb", AUDIT)
+    write(folder / "notebooks" / "02_train.ipynb", LOG, RUN, FIGURE)
+    return folder
+
+
+def build(project: Path, only=(), **given) -> tuple[Path, str]:
+    terminal = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(project)
+        index = report.build(given, "", Path("reports"), only, terminal)
+    return project / index.parent, terminal.getvalue()
+
+
+@pytest.fixture(scope="module")
+def built(project):
+    return build(project, crop=0.1)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_the_folder_holds_notebooks_pages_index_and_runs(built):
+    folder, _ = built
+    assert folder.name == "phantom"
+    assert set(files(folder)) == {
+        "01_data_audit.html",
+        "01_data_audit.ipynb",
+        "02_train.html",
+        "02_train.ipynb",
+        "index.html",
+        "runs.csv",
+    }
+    assert [file.name for file in folder.parent.iterdir()] == ["phantom"]
+
+
+def test_the_terminal_shows_notebooks_and_epochs(built):
+    _, terminal = built
+    lines = terminal.splitlines()
+    assert lines[0] == "[1/2] 01_data_audit …"
+    assert re.fullmatch(r"\[1/2\] 01_data_audit: \d+ s", lines[1])
+    assert lines[2:6] == ["[2/2] 02_train …", "epoch 0", "epoch 1", "epoch 2"]
+    assert re.fullmatch(r"reports/phantom/index.html \(\d+ s\)", lines[-1])
+
+
+def test_runs_csv_has_one_row_a_run(built):
+    table = pd.read_csv(built[0] / "runs.csv")
+    assert table.to_dict("records") == [{"run": "seed0", "crop": 0.1, "test_auc": 0.975}]
+
+
+def test_the_index_gives_headlines_parameters_and_device(built):
+    index = (built[0] / "index.html").read_text()
+    assert "at the disease, or at the scanner?" in index
+    assert "Size-only &lt;probe&gt;" in index
+    assert '<div class="value">0.895 <span class="interval">[0.868, 0.920]</span></div>' in index
+    assert '<a href="02_train.html">About 02_train</a>' in index
+    assert "<code>crop = 0.1</code>." in index
+    assert "<td>seed0</td>" in index and "0.975" in index
+    assert "Abacus" in index
+    assert "Not a medical device" in index
+
+
+def test_pages_need_nothing_but_themselves(built):
+    for file in built[0].glob("*.html"):
+        page = file.read_text()
+        assert "http://" not in page and "https://" not in page
+        assert "<script" not in page and "@import" not in page and "<link" not in page
+        for target in re.findall(r'(?:src|href)="([^"]*)"', page):
+            assert target.startswith(("data:image/", "#")) or (built[0] / target).exists(), target
+
+
+def test_code_and_logs_are_folded_and_warnings_left_out(built):
+    page = (built[0] / "02_train.html").read_text()
+    folded = re.findall(r"<details.*?</details>", page, flags=re.DOTALL)
+    open_text = re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
+    assert any("epoch 2" in part and "log, 3 lines" in part for part in folded)
+    assert "epoch 2" not in open_text and "learning_rate" not in open_text and "narrate" not in open_text
+    assert "What it <em>shows</em></h2>" in open_text and "<strong>0.1</strong>" in open_text
+    assert 'alt="Two &#34;dots&#34; &amp; a line"' in open_text
+    assert "a warning" not in page
+
+
+def test_executed_notebooks_tell_nothing_of_this_machine(built, project):
+    for file in built[0].glob("*.ipynb"):
+        text = file.read_text()
+        assert str(project) not in text and sys.prefix not in text and "/home/somebody" not in text
+        notebook = nbformat.read(file, as_version=4)
+        nbformat.validate(notebook)
+        assert set(notebook.metadata) == {"kernelspec", "language_info"}
+        assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+        assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code")
+
+
+def test_the_same_again_is_the_same_to_the_byte(built, project):
+    before = files(built[0])
+    assert files(build(project, crop=0.1)[0]) == before
+
+
+def test_a_failure_leaves_the_earlier_report(built, project):
+    before = files(built[0])
+    failing = write(project / "notebooks" / "03_attention.ipynb", "from cnn_xray.errors import InputError")
+    try:
+        for code, kind, sentence in (
+            (
+                "raise InputError('No masks in films: add lung_masks.')",
+                InputError,
+                "^03_attention: No masks in",
+            ),
+            ("1 / 0", NotebookError, "^03_attention failed in cell 4: ZeroDivisionError: division by zero$"),
+            ("import os\nos._exit(9)", NotebookError, "^The kernel of 03_attention died"),
+        ):
+            write(failing, "from cnn_xray.errors import InputError", code)
+            with pytest.raises(kind, match=sentence) as caught:
+                build(project, only=["03"])
+        assert not isinstance(caught.value, InputError)
+    finally:
+        failing.unlink()
+    assert files(built[0]) == before
+    assert [file.name for file in built[0].parent.iterdir()] == ["phantom"]
+
+
+def test_notebooks_are_picked_by_how_their_names_begin(project, monkeypatch):
+    monkeypatch.chdir(project)
+    assert [path.stem for path in report.chosen_notebooks([])] == ["01_data_audit", "02_train"]
+    assert [path.stem for path in report.chosen_notebooks(["02"])] == ["02_train"]
+    with pytest.raises(InputError, match="begins with '07'; there are 01_data_audit, 02_train"):
+        report.chosen_notebooks(["01", "07"])
+
+
+def test_a_report_is_named_after_its_data(tmp_path, monkeypatch):
+    (tmp_path / "chest xray").mkdir()
+    (tmp_path / "films.csv").touch()
+    (tmp_path / "chest xray" / "manifest.csv").touch()
+    monkeypatch.chdir(tmp_path / "chest xray")
+    names = {"phantom": "phantom", ".": "chest-xray", "../chest xray/": "chest-xray", "../films.csv": "films"}
+    assert {data: report.default_name(data) for data in names} == names
+    assert report.default_name("manifest.csv") == "chest-xray"
+    with pytest.raises(InputError, match="report's name is '../x'"):
+        report.build({}, "../x", tmp_path, [], io.StringIO())
+
+
+def test_the_kernel_is_this_interpreters_own(tmp_path, monkeypatch):
+    spec = tmp_path / "share" / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(
+        json.dumps({"argv": ["false", "{connection_file}"], "display_name": "Python 3", "language": "python"})
+    )
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    write(tmp_path / "notebooks" / "01_data_audit.ipynb", "import sys\nprint(sys.executable)")
+    _, terminal = build(tmp_path)
+    assert sys.executable in terminal.splitlines()
+
+
+def test_a_drawing_is_png_and_a_photograph_jpeg(monkeypatch):
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    published = []
+    monkeypatch.setattr(narrate, "display", lambda data, **options: published.append((data, options)))
+    for pixels in (np.zeros((300, 300)), np.random.default_rng(0).random((300, 300))):
+        figure = Figure()
+        figure.subplots().imshow(pixels)
+        narrate.show(figure, alt="pixels")
+    assert [kind for data, _ in published for kind in data if "image" in kind] == ["image/png", "image/jpeg"]
+    assert published[1][1]["metadata"] == {"image/jpeg": {"alt": "pixels"}}
+
+
+def test_a_table_marks_numbers_and_escapes_text():
+    frame = pd.DataFrame(
+        {"n": [1200, 3], "AUC": [0.9715, None], "who": ["<b>", None], "ok": [True, False]}, index=["a", "b"]
+    )
+    html = narrate.table_html(frame, "Runs & scores", digits=2)
+    assert html.startswith("<table><caption>Runs &amp; scores</caption>")
+    rows = re.findall(r"<tr>.*?</tr>", html)
+    assert rows[1] == (
+        '<tr><td>a</td><td class="number">1,200</td><td class="number">0.97</td><td>&lt;b&gt;</td><td>yes</td></tr>'
+    )
+    assert rows[2] == (
+        '<tr><td>b</td><td class="number">3</td><td class="number">–</td><td>–</td><td>no</td></tr>'
+    )
