@@ -1,7 +1,7 @@
 """Attention metrics of evidence maps on the map's own grid, with the value each has for a uniform map.
 
-H (N, h, w) is the non-negative evidence for what is explained, B the outer ring, L the lung mask, Ω all cells. Masks are
-fractions of each cell (exact area overlap), so nothing is upsampled. Sources: relevance mass and rank accuracy from
+H (N, h, w) is the non-negative evidence for what is explained, B the outer ring, L the lung mask, Ω all cells. Masks
+are fractions of each cell (exact area overlap), so nothing is upsampled. Sources: relevance mass and rank accuracy from
 CLEVR-XAI (Arras et al. 2020, arXiv 2003.07258); pointing game from Zhang et al. 2018 (IJCV 126); both are used for
 chest films by CheXlocalize (Saporta et al. 2022).
 """

@@ -1,7 +1,8 @@
-"""Augmentation layers: one random affine map in a single interpolation, and random blur.
+"""Augmentation that Keras lacks: one random affine map in a single interpolation, and blur of any width.
 
-Keras has each of these as a layer of its own, but every one resamples: four in a row blur the training images, so
-that the sharper test images look like another scanner. (Imports Keras; import it inside functions only.)
+Keras has flip, rotation, shift and zoom as layers of their own, but every one resamples: four in a row blur the
+training images, so that the sharper test images look like another scanner. (Imports Keras; import this file inside
+functions only.)
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class RandomAffine(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.options = {
+        self.options: dict[str, Any] = {
             "flip": flip, "rotation": rotation, "shift": shift, "zoom": zoom,
             "aspect_jitter": aspect_jitter, "fill": fill, "seed": seed,
         }  # fmt: skip
@@ -50,7 +51,7 @@ class RandomAffine(keras.layers.Layer):
         return ops.reshape(moved, ops.shape(images))
 
     def draw(self, count: Any) -> dict[str, Any]:
-        """Random amounts for ``count`` images, each (count,): mirror ±1, angle (rad, anticlockwise), move x and y, log scales."""
+        """Random amounts for ``count`` images, each (count,): mirror ±1, angle (rad, anticlockwise), moves, log sizes."""
 
         def uniform(limit: float) -> Any:
             return keras.random.uniform((count,), -limit, limit, seed=self.generator) if limit else ops.zeros((count,))
@@ -66,7 +67,7 @@ class RandomAffine(keras.layers.Layer):
 
     @staticmethod
     def transforms(drawn: dict[str, Any], height: int, width: int) -> Any:
-        """(count, 8) projective coefficients that map a position of the output to one of the input, about the centre."""
+        """(count, 8) projective coefficients that map positions of the output to the input, about the centre."""
         cosine, sine = ops.cos(drawn["angle"]), ops.sin(drawn["angle"])
         across, down = drawn["mirror"] * ops.exp(-drawn["log_width"]), ops.exp(-drawn["log_height"])
         a, b = across * cosine, -across * sine
@@ -83,9 +84,9 @@ class RandomAffine(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
 class RandomBlur(keras.layers.Layer):
-    """Blurs every image by a Gaussian of its own width, in training only; images (N, H, W, 1) float keep their shape.
+    """Blurs images by a Gaussian, each by its own, in training only; images (N, H, W, 1) float keep their shape.
 
-    ``sigma``: largest standard deviation, px; every second image stays as it is. (Keras' own layer stops at 1 px, which is
+    """Blurs images by a Gaussian, each by its own, in training only; (N, H, W, 1) float keep their shape.
     less than what separates a film scanned at half the resolution.)
     """
 

@@ -12,6 +12,7 @@ import pandas as pd
 
 from cnn_xray import attention, evidence
 from cnn_xray.dataset import Dataset
+from cnn_xray.errors import InputError
 from cnn_xray.evidence import explained
 from cnn_xray.records import Run
 from cnn_xray.view import Placement, View, rectangle, shrunk, to_frame
@@ -27,6 +28,8 @@ def lung_loss(frame: Dataset, crops: tuple[float, ...], aspect: str, rows: np.nd
 
     ``frame`` shows whole films (squashed, uncropped) with lung masks; images without one are left out.
     """
+    if frame.lungs is None:
+        raise InputError("The loss of lung needs lung masks, and these data have none.")
     rows = rows[frame.table["has_lung"].to_numpy()[rows]]
     sizes = frame.table[["original_width", "original_height"]].astype(float).to_numpy()
     found = {}
@@ -42,7 +45,7 @@ def lung_loss(frame: Dataset, crops: tuple[float, ...], aspect: str, rows: np.nd
 
 
 def framed_maps(run: Run, data: Dataset, rows: np.ndarray, explain: str) -> tuple[np.ndarray, np.ndarray]:
-    """Evidence maps of a run carried into the original frame, (n, *GRID) in logits per map cell, and the signs explained."""
+    """Evidence maps of a run in the original frame, (n, *GRID) in logits per map cell, and the signs explained."""
     found = evidence.closed_form(run.model(), data.pixels[rows])
     framed = to_frame(found.maps, [data.placements[row] for row in rows], GRID)
     return framed, evidence.signs(found.logits, explain)

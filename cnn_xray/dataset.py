@@ -20,9 +20,9 @@ from cnn_xray.view import Placement, View
 class Dataset:
     """N images of one view with everything known about them, in the order of ``table``.
 
-    ``pixels`` (N, S, S) uint8; ``lungs`` and ``artifacts`` (N, S, S) bool or None when no image has such a mask
-    (``table.has_lung`` and ``table.has_artifact`` say which rows have one); ``placements`` N; ``fingerprint`` is a digest of
-    content, labels, patients and splits; ``notes`` are sentences that a report on these data must repeat.
+    ``pixels`` (N, S, S) uint8; ``lungs`` and ``artifacts`` (N, S, S) bool, or None when no image has such a mask
+    (``table.has_lung`` and ``table.has_artifact`` say which rows have one); ``placements`` N; ``fingerprint`` is a
+    digest of content, labels, patients and splits; ``notes`` are sentences that a report on these data must repeat.
     """
 
     name: str
@@ -62,10 +62,9 @@ def load(p: DataParameters, view: View | None = None) -> Dataset:
     Raises `InputError` for anything `manifest.read` refuses and, unless ``on_bad_image`` is ``skip``, for unreadable
     images and masks, all listed at once.
     """
-    p = p.resolved()
     cache = cache_folder()
     source = _source(p, cache)
-    view = view or View(p.crop, p.aspect, p.image_size)
+    view = view or View(p.crop, p.aspect, p.side)
     table, notes = source.table, list(source.notes)
     originals = _original_sizes(table, notes)
     stack = images.load(source.root, table["path"], view, cache, originals)
@@ -85,7 +84,7 @@ def load(p: DataParameters, view: View | None = None) -> Dataset:
     content = images.digests([source.root / path for path in table["path"].iloc[kept]], cache)
     table = split.validation_split(table.iloc[kept].reset_index(drop=True), seed=p.seed)
     whole = len(kept) == len(stack.pixels)
-    binary = {column: (mask.pixels if whole else mask.pixels[kept]) for column, mask in masks.items()}
+    areas = {column: (mask.pixels if whole else mask.pixels[kept]) > 127 for column, mask in masks.items()}
     return Dataset(
         source.name,
         source.root,
@@ -93,7 +92,8 @@ def load(p: DataParameters, view: View | None = None) -> Dataset:
         view,
         stack.pixels if whole else stack.pixels[kept],
         [stack.placements[row] for row in kept],
-        *(binary[column] > 127 if column in binary else None for column in ("lung_mask", "artifact_mask")),
+        areas.get("lung_mask"),
+        areas.get("artifact_mask"),
         _fingerprint(table, content),
         tuple(notes),
     )

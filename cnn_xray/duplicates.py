@@ -56,9 +56,7 @@ class NearDuplicates:
     counts: pd.DataFrame
 
 
-def near_duplicates(
-    images: NDArray[np.uint8], table: pd.DataFrame, max_distance: int = MAX_DISTANCE
-) -> NearDuplicates:
+def near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame, max_distance: int = MAX_DISTANCE) -> NearDuplicates:
     """Find films that lie, copied or nearly so, in two splits that must not share any.
 
     images: (N, H, W) uint8, row-aligned with the manifest table. Compared are train with val, and both with
@@ -72,9 +70,7 @@ def near_duplicates(
             f"{images.dtype} and {len(table)} rows."
         )
     if not 0 <= max_distance <= LARGEST_DISTANCE:
-        raise InputError(
-            f"The largest hash distance is {max_distance}: it must lie in 0..{LARGEST_DISTANCE}."
-        )
+        raise InputError(f"The largest hash distance is {max_distance}: it must lie in 0..{LARGEST_DISTANCE}.")
     thumbnails = _thumbnails(images)
     hashes = perceptual_hash(thumbnails)
     split = table["split"].to_numpy(object)
@@ -100,9 +96,7 @@ def near_duplicates(
     columns = ["split_a", "split_b", "nearest", "candidates", "near_duplicates"]
     if not pairs:
         names = [f"{name}_{side}" for side in "ab" for name in _COLUMNS]
-        return NearDuplicates(
-            pd.DataFrame(columns=[*names, "distance", "correlation"]), pd.DataFrame(columns=columns)
-        )
+        return NearDuplicates(pd.DataFrame(columns=[*names, "distance", "correlation"]), pd.DataFrame(columns=columns))
     order = ["distance", "path_a", "path_b"]
     joined = pd.concat(pairs, ignore_index=True).sort_values(order, ignore_index=True)
     return NearDuplicates(joined, pd.DataFrame(counts, columns=columns))

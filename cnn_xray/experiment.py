@@ -60,9 +60,7 @@ def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
     train, validation = data.rows("train"), data.rows("val")
     begun = time.perf_counter()
     model = network.build(p)
-    history = training.fit(
-        model, p, (data.pixels[train], labels[train]), (data.pixels[validation], labels[validation])
-    )
+    history = training.fit(model, p, (data.pixels[train], labels[train]), (data.pixels[validation], labels[validation]))
     seconds = time.perf_counter() - begun
     model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)

@@ -6,11 +6,17 @@ red (speaks for PNEUMONIA) on one symmetric scale for all maps of a figure.
 
 from __future__ import annotations
 
+from typing import cast
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, precision_recall_curve, roc_curve
@@ -18,6 +24,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, precision_
 NAMES = {0: "NORMAL", 1: "PNEUMONIA"}
 COLOURS = {"NORMAL": "#2b6ca3", "PNEUMONIA": "#d9822b"}
 GREY = "#777777"
+EVIDENCE = "RdBu_r"
 
 sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
 
@@ -26,9 +33,9 @@ def class_balance(table: pd.DataFrame) -> Figure:
     """Images of each class in each split; ``table`` has label and split."""
     counts = pd.crosstab(table["split"], table["label"].map(NAMES)).reindex(table["split"].unique())
     figure, axes = plt.subplots(figsize=(6.5, 3), layout="constrained")
-    counts.plot.barh(ax=axes, color=[COLOURS[name] for name in counts], width=0.75)
+    counts.plot.barh(ax=axes, color=[COLOURS[str(name)] for name in counts], width=0.75)
     for bars in axes.containers:
-        axes.bar_label(bars, padding=3, fmt="{:,.0f}", color=GREY)
+        axes.bar_label(cast(BarContainer, bars), padding=3, fmt="{:,.0f}", color=GREY)
     axes.set(xlabel="images", ylabel="", xlim=(0, counts.to_numpy().max() * 1.15))
     axes.invert_yaxis()
     axes.legend(title="", frameon=False)
@@ -48,7 +55,7 @@ def original_sizes(table: pd.DataFrame) -> Figure:
         )  # fmt: skip
     axes.set(xlabel="original width (px)", ylabel="original height (px)")
     for mark in axes.legend(frameon=False, markerscale=3).legend_handles:
-        mark.set_alpha(1)
+        cast(Artist, mark).set_alpha(1)
     sns.despine(figure)
     return figure
 
@@ -81,7 +88,7 @@ def mean_films(normal: np.ndarray, pneumonia: np.ndarray) -> Figure:
         axes.set_title(f"mean {name}", fontsize=9)
     difference = pneumonia - normal
     limit = float(np.abs(difference).max()) or 1.0
-    drawn = grid[2].imshow(difference, cmap="RdBu_r", vmin=-limit, vmax=limit)
+    drawn = grid[2].imshow(difference, cmap=EVIDENCE, vmin=-limit, vmax=limit)
     grid[2].set_title("PNEUMONIA − NORMAL", fontsize=9)
     for axes in grid:
         axes.set(xticks=[], yticks=[])
@@ -163,10 +170,8 @@ def evidence_maps(
     """
     limit = max(float(np.quantile(np.abs(maps), 0.995)) for maps in columns.values()) or 1.0
     names = ["film", *columns]
-    figure, grid = plt.subplots(
-        len(images), len(names), figsize=(2.5 * len(names) + 0.8, 2.45 * len(images)), layout="constrained", squeeze=False
-    )  # fmt: skip
-    drawn = None
+    size = (2.5 * len(names) + 0.8, 2.45 * len(images))
+    figure, grid = plt.subplots(len(images), len(names), figsize=size, layout="constrained", squeeze=False)
     for row, lines in enumerate(grid):
         for axes, name in zip(lines, names, strict=True):
             below = (films or {}).get(name, images)
@@ -176,10 +181,16 @@ def evidence_maps(
             if name == "film":
                 axes.set_ylabel(row_titles[row], fontsize=8)
                 continue
-            drawn = _overlay(axes, columns[name][row], images.shape[1], limit)
+            _overlay(axes, columns[name][row], images.shape[1], limit)
             if windows and name in windows:
                 _outside(axes, windows[name][row], images.shape[1])
-    bar = figure.colorbar(drawn, ax=grid, shrink=min(0.8, 2 / len(images)), pad=0.01, extend="both")
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(-limit, limit), EVIDENCE),
+        ax=grid,
+        shrink=min(0.8, 2 / len(images)),
+        pad=0.01,
+        extend="both",
+    )
     bar.set_label("evidence (logits per cell): < 0 NORMAL, > 0 PNEUMONIA", fontsize=8)
     return figure
 
@@ -193,11 +204,11 @@ def _film(axes: Axes, image: np.ndarray, lung: np.ndarray | None) -> None:
         axes.contour(lung, levels=[0.5], colors=["#7ad17a"], linewidths=0.8)
 
 
-def _overlay(axes: Axes, one: np.ndarray, size: int, limit: float):
+def _overlay(axes: Axes, one: np.ndarray, size: int, limit: float) -> None:
     """Cells as they are, each as opaque as it is strong: the film stays visible where there is no evidence."""
     strength = np.clip(np.abs(one) / limit, 0, 1) ** 0.7 * 0.85
-    return axes.imshow(
-        one, cmap="RdBu_r", vmin=-limit, vmax=limit, alpha=strength, extent=(-0.5, size - 0.5, size - 0.5, -0.5),
+    axes.imshow(
+        one, cmap=EVIDENCE, vmin=-limit, vmax=limit, alpha=strength, extent=(-0.5, size - 0.5, size - 0.5, -0.5),
         interpolation="nearest",
     )  # fmt: skip
 
@@ -209,19 +220,21 @@ def _outside(axes: Axes, window: tuple[float, float, float, float], size: int) -
         (low, low, high - low, y0 - low), (low, y1, high - low, high - y1),
         (low, y0, x0 - low, y1 - y0), (x1, y0, high - x1, y1 - y0),
     ):  # fmt: skip
-        axes.add_patch(Rectangle((x, y), width, height, facecolor="#000000aa", edgecolor="#bbbbbb", hatch="///", linewidth=0))
+        axes.add_patch(
+            Rectangle((x, y), width, height, facecolor="#000000aa", edgecolor="#bbbbbb", hatch="///", linewidth=0)
+        )
 
 
 def mean_maps(maps: dict[str, np.ndarray]) -> Figure:
     """Mean signed maps (h, w), one panel each, on one symmetric colour scale."""
     limit = max(float(np.abs(one).max()) for one in maps.values()) or 1.0
     figure, grid = plt.subplots(1, len(maps), figsize=(2.9 * len(maps) + 0.8, 3), layout="constrained", squeeze=False)
-    drawn = None
     for axes, (name, one) in zip(grid.flat, maps.items(), strict=True):
-        drawn = axes.imshow(one, cmap="RdBu_r", vmin=-limit, vmax=limit)
+        axes.imshow(one, cmap=EVIDENCE, vmin=-limit, vmax=limit)
         axes.set(xticks=[], yticks=[])
         axes.set_title(name, fontsize=9)
-    figure.colorbar(drawn, ax=grid, pad=0.01).set_label("mean evidence (logits per cell)", fontsize=8)
+    scale = ScalarMappable(Normalize(-limit, limit), EVIDENCE)
+    figure.colorbar(scale, ax=grid, pad=0.01).set_label("mean evidence (logits per cell)", fontsize=8)
     return figure
 
 

@@ -37,7 +37,7 @@ class Stack:
     problems: dict[int, str]
 
 
-class Unreadable(Exception):
+class UnreadableError(Exception):
     """One file cannot be used; the message is the reason."""
 
 
@@ -106,7 +106,13 @@ def _key(view: View, content: list[str], *sizes: np.ndarray | None) -> str:
     return whole.hexdigest()
 
 
-def _decode_all(files, view: View, place: Path, original_sizes, match_sizes) -> None:
+def _decode_all(
+    files: list[Path | None],
+    view: View,
+    place: Path,
+    original_sizes: np.ndarray | None,
+    match_sizes: np.ndarray | None,
+) -> None:
     pixels = np.zeros((len(files), view.size, view.size), np.uint8)
     geometry = np.zeros((len(files), 10))
     problems: dict[int, str] = {}
@@ -122,7 +128,7 @@ def _decode_all(files, view: View, place: Path, original_sizes, match_sizes) -> 
             placement = view.place((decoded.shape[1], decoded.shape[0]), size if original is None else tuple(original))
             pixels[i] = view.apply(decoded, placement)
             geometry[i] = (*placement.window, *placement.target, *size)
-        except Unreadable as reason:
+        except UnreadableError as reason:
             problems[i] = str(reason)
             geometry[i] = (0, 0, 1, 1, 0, 0, 1, 1, 0, 0)
 
@@ -140,7 +146,8 @@ def decode(file: Path, wanted: int, must_be: tuple[int, int] | None = None) -> t
     """Grey values (H, W) uint8 of a file, and its own size (width, height) in px.
 
     A JPEG much larger than ``wanted`` px is decoded at a half, a quarter or an eighth. 16-bit values are scaled from
-    their full range; colour becomes luminance; transparency is shown on black. Raises `Unreadable` with the reason.
+    their full range; colour becomes luminance; transparency is shown on black. Raises
+    `UnreadableError` with the reason.
     """
     try:
         with Image.open(file) as image:
@@ -151,35 +158,35 @@ def decode(file: Path, wanted: int, must_be: tuple[int, int] | None = None) -> t
                 image.draft("L", (math.ceil(size[0] * shrink), math.ceil(size[1] * shrink)))
             image.load()
             return _grey(image), size
-    except Unreadable:
+    except UnreadableError:
         raise
     except FileNotFoundError:
-        raise Unreadable("no such file") from None
+        raise UnreadableError("no such file") from None
     except Image.DecompressionBombError:
-        raise Unreadable(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
+        raise UnreadableError(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
     except Exception as problem:  # Pillow raises many kinds for a damaged file; each is one unreadable file here
         reason = str(problem).replace(str(file), file.name).replace(repr(str(file)), file.name)
         empty = file.is_file() and file.stat().st_size == 0
-        raise Unreadable("the file is empty" if empty else f"not a readable image ({reason})") from None
+        raise UnreadableError("the file is empty" if empty else f"not a readable image ({reason})") from None
 
 
 def _check_size(size: tuple[int, int], must_be: tuple[int, int] | None) -> None:
     if min(size) < MIN_SIDE:
-        raise Unreadable(f"{size[0]}×{size[1]} px is too small for a film (at least {MIN_SIDE} px a side)")
+        raise UnreadableError(f"{size[0]}×{size[1]} px is too small for a film (at least {MIN_SIDE} px a side)")
     if size[0] * size[1] > MAX_PIXELS:
-        raise Unreadable(f"{size[0]}×{size[1]} px is more than {MAX_PIXELS // 1_000_000} megapixels")
+        raise UnreadableError(f"{size[0]}×{size[1]} px is more than {MAX_PIXELS // 1_000_000} megapixels")
     if must_be is not None and size != must_be:
-        raise Unreadable(f"the mask has {size[0]}×{size[1]} px, its image {must_be[0]}×{must_be[1]}")
+        raise UnreadableError(f"the mask has {size[0]}×{size[1]} px, its image {must_be[0]}×{must_be[1]}")
 
 
 def _grey(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise Unreadable("grey values outside 16 bits")
+            raise UnreadableError("grey values outside 16 bits")
         return np.round(values / 257).astype(np.uint8)
     if image.mode == "F":
-        raise Unreadable("floating-point grey values have no known range")
+        raise UnreadableError("floating-point grey values have no known range")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         shown = np.asarray(image.convert("RGB").convert("L"), float) * np.asarray(image)[..., 3] / 255

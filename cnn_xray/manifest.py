@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cnn_xray.errors import InputError
@@ -96,7 +97,8 @@ def _from_csv(file: Path) -> Manifest:
     names = table["label"].astype(str).str.strip().str.upper().replace({"0": "NORMAL", "1": "PNEUMONIA"})
     unknown = table[~names.isin(list(CLASSES))]
     if len(unknown):
-        shown = ", ".join(f"line {row + 2}: {label!r}" for row, label in unknown["label"].head(5).items())
+        lines = zip(np.flatnonzero(~names.isin(list(CLASSES))) + 2, unknown["label"], strict=True)
+        shown = ", ".join(f"line {line}: {label!r}" for line, label in list(lines)[:5])
         raise InputError(f"{len(unknown)} labels in {file} are not NORMAL (0) or PNEUMONIA (1): {shown}.")
     table["label"] = names
     return Manifest(_typed(table), file.parent, file.parent.name if file.stem == "manifest" else file.stem)
@@ -130,24 +132,24 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
                 first = table[wrong].iloc[0]
                 raise InputError(f"{name} of {first['path']} is {first[name]!r}, not a number of pixels.")
             table[name] = numbers.round().astype("Int64")
-    first = [*REQUIRED, *OPTIONAL]
-    return table[[*first, *(name for name in table if name not in first)]].reset_index(drop=True)
+    contract = [*REQUIRED, *OPTIONAL]
+    return table[[*contract, *(name for name in table if name not in contract)]].reset_index(drop=True)
 
 
 def _check(manifest: Manifest, place: Path) -> None:
     table, root = manifest.table, os.path.abspath(manifest.root)
-    unknown = sorted(set(table["split"]) - set(SPLITS))
-    if unknown:
-        raise InputError(f"{place} has the unknown split {', '.join(unknown)}; known are {', '.join(SPLITS)}.")
+    strange = sorted(set(table["split"]) - set(SPLITS))
+    if strange:
+        raise InputError(f"{place} has the unknown split {', '.join(strange)}; known are {', '.join(SPLITS)}.")
     for split in ("train", "test"):
         if not (table["split"] == split).any():
             raise InputError(f"{place} has no image in the split {split}; training and test images are both needed.")
     for name in ("path", "lung_mask", "artifact_mask"):
         # By the letter of the path: a link inside the folder may lead wherever its owner wants.
         whole = {path: os.path.normpath(os.path.join(root, path)) for path in table[name].dropna()}
-        outside = [path for path, full in whole.items() if not full.startswith(root + os.sep)]
-        if outside:
-            raise InputError(f"{len(outside)} entries of {name} lie outside {manifest.root}, e.g. {outside[0]}.")
+        beyond = [path for path, full in whole.items() if not full.startswith(root + os.sep)]
+        if beyond:
+            raise InputError(f"{len(beyond)} entries of {name} lie outside {manifest.root}, e.g. {beyond[0]}.")
     repeated = table["path"][table["path"].duplicated()]
     if len(repeated):
         raise InputError(f"{len(repeated)} images stand in {place} more than once, e.g. {repeated.iloc[0]}.")

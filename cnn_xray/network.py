@@ -26,20 +26,19 @@ def build(p: TrainParameters) -> Any:
     """
     keras = backend.start(p.seed)
     layers = keras.layers
-    size = p.resolved().image_size
+    size = p.side
     pools = max(1, int(math.log2(size / SMALLEST_MAP)))
     image = keras.Input((size, size, 1), name="image")
     x = layers.Rescaling(1 / 255, name="rescaling")(image)
     x = _augment(keras, p, x)
     x = layers.Rescaling(2.0, offset=-1.0, name="centring")(x)
-    for block in range(pools):
-        filters = p.width * min(2**block, 4)
-        for conv in "abc"[: 1 if block == 0 else 3 if block == pools - 1 else 2]:
-            stem = {"kernel_size": 5, "strides": 2} if block == 0 else {"kernel_size": 3}
-            x = layers.Conv2D(filters, padding="same", use_bias=False, name=f"conv{block}{conv}", **stem)(x)
+    for block in range(pools + 1):
+        filters = p.channels * min(2**block, 4)
+        for conv in "abc"[: 3 if block == pools else 1]:
+            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}{conv}")(x)
             x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}{conv}")(x)
             x = layers.ReLU(name=f"relu{block}{conv}")(x)
-        if block < pools - 1:
+        if block < pools:
             x = layers.MaxPooling2D(name=f"pool{block}")(x)
     x = layers.Identity(name=FEATURES)(x)
     x = layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)

@@ -1,8 +1,8 @@
 """What an attention metric is compared with: the same measurement where the border can mean nothing.
 
 A uniform map is the wrong null for a padded CNN, because zero padding moves evidence at the edge by itself
-(Alsallakh et al. 2021, arXiv 2010.02178). So each figure stands beside a constant image, networks with random weights, and the
-same image with its ring made neutral.
+(Alsallakh et al. 2021, arXiv 2010.02178). So each figure stands beside a constant image, networks with random
+weights, and the same image with its ring made neutral.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ def neutralise(images: np.ndarray, neutral: np.ndarray, width: float) -> np.ndar
 
 
 def attention_beside_nulls(model: Any, p: TrainParameters, data: Dataset, rows: np.ndarray) -> pd.DataFrame:
-    """Attention metrics of images and of every null, long: columns path, label, arm and those of `attention.measure`.
+    """Attention metrics of images and of every null, long: path, label, patient, arm and `attention.measure`'s columns.
 
-    Arms: ``image``; ``neutralised ring`` (explaining what was explained on the image itself); ``constant image`` (mid-grey of
-    the training films) and ``randomised weights`` (mean over three fresh networks), each explaining its own decision; ``uniform``.
+    Arms: ``image``; ``neutralised ring`` (explaining what was explained on the image itself); ``constant image``
+    (mid-grey of the training films) and ``randomised weights`` (mean over three fresh networks), each explaining its
+    own decision; ``uniform``.
     """
     images = data.pixels[rows]
     table = data.table.iloc[rows].reset_index(drop=True)
@@ -74,6 +75,9 @@ def attention_beside_nulls(model: Any, p: TrainParameters, data: Dataset, rows: 
     arms["randomised weights"] = pd.concat(random).groupby(level=0).mean()
     arms["uniform"] = attention.uniform(border, len(rows), lungs, artifacts)
     return pd.concat(
-        [pd.concat([table[["path", "label", "patient"]].assign(arm=arm), frame], axis=1) for arm, frame in arms.items()],
+        [
+            pd.concat([table[["path", "label", "patient"]].assign(arm=arm), frame], axis=1)
+            for arm, frame in arms.items()
+        ],
         ignore_index=True,
     )

@@ -23,9 +23,7 @@ class DataParameters(Parameters):
     seed: int = Field(0, ge=0, lt=2**31, description="of the phantom, the split and the training")
     image_size: int | None = Field(None, ge=32, le=1024, description="px a side; None: 64 phantom, 128 files")
     crop: float = Field(0.0, ge=0, lt=0.5, description="fraction cut from each side of the frame")
-    aspect: Literal["squash", "letterbox", "square"] = Field(
-        "square", description="squash | letterbox | square"
-    )
+    aspect: Literal["squash", "letterbox", "square"] = Field("square", description="squash | letterbox | square")
     phantom_images: int = Field(1200, ge=80, le=50_000, description="training films, 15 % to validate")
     phantom_rho: float = Field(0.95, gt=-1, lt=1, description="correlation of artifact and label in training")
     phantom_location: Literal["border", "inside", "global"] = Field(
@@ -48,11 +46,12 @@ class DataParameters(Parameters):
 
     def resolved(self) -> Self:
         """The same with every None filled in by the kind of data."""
-        filled = {name: value for name, value in self._fillers().items() if getattr(self, name) is None}
-        return self.model_copy(update=filled)
+        return self.model_copy(update={"image_size": self.side})
 
-    def _fillers(self) -> dict[str, int]:
-        return {"image_size": 64 if self.data == PHANTOM else 128}
+    @property
+    def side(self) -> int:
+        """Pixels a side: image_size, or what suits the data."""
+        return self.image_size or (64 if self.data == PHANTOM else 128)
 
     def phantom_spec(self) -> PhantomSpec:
         """The phantom these parameters describe; a test set is a quarter of its training films, 24..300."""
@@ -61,7 +60,7 @@ class DataParameters(Parameters):
         return PhantomSpec(
             images=self.phantom_images,
             test_images=min(max(self.phantom_images // 4, 24), 300),
-            size=max(self.resolved().image_size or 0, 128),
+            size=max(self.side, 128),
             rho=self.phantom_rho,
             location=self.phantom_location,
             kinds=self._kinds(),
@@ -80,9 +79,9 @@ class AuditParameters(DataParameters):
 class TrainParameters(DataParameters):
     """02_train."""
 
-    epochs: int | None = Field(None, ge=1, le=500, description="at most; None: 10 phantom, 16 files")
+    epochs: int | None = Field(None, ge=1, le=500, description="at most; None: 12 phantom, 16 files")
     batch_size: int = Field(32, ge=1, le=1024, description="images a step")
-    width: int = Field(24, ge=4, le=256, description="channels of the first block")
+    width: int | None = Field(None, ge=4, le=256, description="first channels; None: 12 phantom, 24 files")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
     dropout: float = Field(0.2, ge=0, lt=1, description="fraction dropped before the logit")
@@ -95,17 +94,24 @@ class TrainParameters(DataParameters):
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
     contrast: float = Field(0.2, ge=0, lt=1, description="largest random change of contrast, fraction")
     blur: float = Field(1.0, ge=0, le=8, description="largest random Gaussian blur, px (standard deviation)")
-    fill: Literal["constant", "reflect"] = Field(
-        "constant", description="constant | reflect, beyond the edge"
-    )
+    fill: Literal["constant", "reflect"] = Field("constant", description="constant | reflect, beyond the edge")
     ring: float = Field(0.1, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
-    explain: Literal["predicted", "pneumonia"] = Field(
-        "predicted", description="evidence for: predicted | pneumonia"
-    )
+    explain: Literal["predicted", "pneumonia"] = Field("predicted", description="evidence for: predicted | pneumonia")
     rerun: bool = Field(False, description="train again although the run is recorded")
 
-    def _fillers(self) -> dict[str, int]:
-        return {**super()._fillers(), "epochs": 10 if self.data == PHANTOM else 16}
+    def resolved(self) -> Self:
+        """The same with every None filled in by the kind of data."""
+        return super().resolved().model_copy(update={"epochs": self.most_epochs, "width": self.channels})
+
+    @property
+    def most_epochs(self) -> int:
+        """Epochs at most: epochs, or what suits the data."""
+        return self.epochs or (12 if self.data == PHANTOM else 16)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the first block: width, or what suits the data."""
+        return self.width or (12 if self.data == PHANTOM else 24)
 
 
 class AttentionParameters(TrainParameters):
@@ -124,9 +130,7 @@ class CroppingParameters(TrainParameters):
     @model_validator(mode="after")
     def _crops_more(self) -> Self:
         if self.crop_after <= self.crop:
-            raise InputError(
-                f"crop_after is {self.crop_after}, but it must be above crop, which is {self.crop}."
-            )
+            raise InputError(f"crop_after is {self.crop_after}, but it must be above crop, which is {self.crop}.")
         return self
 
 

@@ -251,9 +251,7 @@ def _vessels(canvas: _Canvas, rng: Generator) -> np.ndarray:
     mirror = np.stack([side, np.ones_like(side)], -1)
     thick, thin = (0.017 * (1 - 0.7 * t))[:, None], (0.010 * (1 - 0.6 * t))[:, None]
     branches = [_band(trunk * mirror, thick), _band((twigs * mirror).reshape(-1, 7, 2), thin)]
-    hila = canvas.soften(
-        canvas.fill(*(_disc(s * 0.18, -0.08 + 0.03 * s, 0.07, 0.13) for s in (-1, 1))), 0.022
-    )
+    hila = canvas.soften(canvas.fill(*(_disc(s * 0.18, -0.08 + 0.03 * s, 0.07, 0.13) for s in (-1, 1))), 0.022)
     return rng.uniform(0.06, 0.12) * canvas.fill(*branches) + rng.uniform(0.04, 0.12) * hila
 
 

@@ -18,9 +18,7 @@ KINDS = {
     "inside": ("marker", "text", "tubing"),
     "global": ("blur", "contrast"),
 }
-RING = (
-    0.11  # border artifacts stay in this outer fraction of the side; a crop of 12.5 % leaves nothing of them
-)
+RING = 0.11  # border artifacts stay in this outer fraction of the side; a crop of 12.5 % leaves nothing of them
 WHITE = 150  # grey levels that a bright artifact of amplitude 1 adds
 
 
@@ -173,9 +171,7 @@ def _half(lungs: np.ndarray, left_of_film: bool) -> np.ndarray:
     return half
 
 
-def _fit(
-    lungs: np.ndarray, text: str, height: float, jitter: float, rng: Generator, left_of_film: bool
-) -> np.ndarray:
+def _fit(lungs: np.ndarray, text: str, height: float, jitter: float, rng: Generator, left_of_film: bool) -> np.ndarray:
     """``text`` stamped near the middle of one lung, moved or made smaller until it lies within."""
     side = len(lungs)
     lung = _half(lungs, left_of_film).astype(np.uint8)

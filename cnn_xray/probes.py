@@ -65,9 +65,7 @@ def size_only_probe(train: pd.DataFrame, test: pd.DataFrame, seed: int = 0) -> S
         auc = auc_with_interval(scored["label"], probabilities[known_test], scored["patient"], seed=seed)
         if math.isnan(auc.value):
             note = "Test images of known size are all of one class, so the AUC is undefined."
-    return SizeProbe(
-        probabilities, auc, len(fitted), int((~known_train).sum()), int((~known_test).sum()), note
-    )
+    return SizeProbe(probabilities, auc, len(fitted), int((~known_train).sum()), int((~known_test).sum()), note)
 
 
 def median_sizes(table: pd.DataFrame) -> pd.DataFrame:

@@ -30,7 +30,7 @@ class Run:
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """run.json: ``parameters`` and ``metrics`` (flat), seed, versions, data fingerprint, commit, device, seconds."""
+        """run.json: ``parameters`` and ``metrics`` (flat), seed, versions, data fingerprint, commit, device."""
         return json.loads((self.folder / "run.json").read_text())
 
     @property

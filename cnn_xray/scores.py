@@ -24,9 +24,7 @@ _NEED_BOTH_CLASSES = ("precision", "npv", "f1", "balanced_accuracy", "auc", "pr_
 _CHUNK = 250  # replicates at a time: keeps the working arrays in cache, and memory flat for large test sets
 
 
-def classification_metrics(
-    labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5
-) -> dict[str, float]:
+def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> dict[str, float]:
     """The ten metrics of METRICS, by scikit-learn.
 
     labels: (N,) in {0, 1}. probabilities: (N,) in [0, 1]. ``pr_auc`` is average precision (a step sum, no
@@ -74,9 +72,7 @@ def with_intervals(
     values = classification_metrics(y, p, threshold)
     replicates = _replicates(y, p, threshold, bootstrap_weights(patients, n, seed))
     rows = {name: estimate(values[name], replicates[name], patients) for name in METRICS}
-    table = pd.DataFrame(
-        {name: [e.value, e.low, e.high] for name, e in rows.items()}, index=["value", "low", "high"]
-    )
+    table = pd.DataFrame({name: [e.value, e.low, e.high] for name, e in rows.items()}, index=["value", "low", "high"])
     return table.T.rename_axis("metric")
 
 
@@ -107,9 +103,7 @@ def auc_difference(
     return estimate(value, weighted_auc(y, p, weights) - weighted_auc(y, q, weights), patients)
 
 
-def weighted_auc(
-    labels: NDArray[Any], probabilities: NDArray[Any], weights: NDArray[Any]
-) -> NDArray[np.float64]:
+def weighted_auc(labels: NDArray[Any], probabilities: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
     """AUC of every replicate: a weighted Mann–Whitney statistic, ties counted half.
 
     Equals scikit-learn's ``roc_auc_score(sample_weight=w)`` for each row w, in one pass over all.
@@ -173,9 +167,7 @@ def _checked(
     if y.ndim != 1 or y.shape != p.shape or not len(y) or (patients is not None and len(patients) != len(y)):
         given = f"labels {y.shape}, probabilities {p.shape}"
         given += "" if patients is None else f", patients ({len(patients)},)"
-        raise InputError(
-            f"Scores need a label, a probability and a patient for each image, at least one: got {given}."
-        )
+        raise InputError(f"Scores need a label, a probability and a patient for each image, at least one: got {given}.")
     wrong = np.flatnonzero((y != 0) & (y != 1))
     if len(wrong):
         raise InputError(f"Labels must be 0 or 1: row {wrong[0]} has {y[wrong[0]]:g} ({len(wrong)} such).")

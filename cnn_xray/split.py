@@ -25,17 +25,13 @@ def validation_split(table: pd.DataFrame, fraction: float = 0.15, seed: int = 0)
     in both splits (fewer than two patients have it).
     """
     if not 0 < fraction < 1:
-        raise InputError(
-            f"The validation fraction is {fraction}: it must lie between 0 and 1, for example 0.15."
-        )
+        raise InputError(f"The validation fraction is {fraction}: it must lie between 0 and 1, for example 0.15.")
     result = table.copy()
     pool = result[result["split"].isin(FITTING)]
     if pool.empty:
         raise InputError("No image has the split train or val: there is nothing to fit a model on.")
     if pool["patient"].isna().any():
-        raise InputError(
-            f"{int(pool['patient'].isna().sum())} training images have no patient: fill the column."
-        )
+        raise InputError(f"{int(pool['patient'].isna().sum())} training images have no patient: fill the column.")
     for label in (0, 1):
         n_patients = pool.loc[pool["label"] == label, "patient"].nunique()
         if n_patients < 2:

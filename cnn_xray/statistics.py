@@ -104,9 +104,7 @@ def cluster_mean(values: ArrayLike, patients: Patients, n: int = REPLICATES, see
     numbers = np.asarray(values, np.float64)
     names = np.asarray(patients, object)
     if numbers.ndim != 1 or numbers.shape != names.shape:
-        raise InputError(
-            f"values and patients must have one entry an image: got {numbers.shape}, {names.shape}."
-        )
+        raise InputError(f"values and patients must have one entry an image: got {numbers.shape}, {names.shape}.")
     keep = np.isfinite(numbers)
     numbers, names = numbers[keep], names[keep]
     if not len(numbers):
@@ -116,9 +114,7 @@ def cluster_mean(values: ArrayLike, patients: Patients, n: int = REPLICATES, see
     return estimate(float(numbers.mean()), weights @ numbers / weights.sum(axis=1), names)
 
 
-def paired_difference(
-    a: ArrayLike, b: ArrayLike, patients: Patients, n: int = REPLICATES, seed: int = 0
-) -> Estimate:
+def paired_difference(a: ArrayLike, b: ArrayLike, patients: Patients, n: int = REPLICATES, seed: int = 0) -> Estimate:
     """Mean of ``a − b`` within image, with its patient-cluster bootstrap interval.
 
     a, b: (N,) float, the same images under two conditions; images undefined in either are left out
@@ -126,8 +122,6 @@ def paired_difference(
     """
     first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if first.shape != second.shape:
-        raise InputError(
-            f"A paired difference needs the same images twice: got {first.shape} and {second.shape}."
-        )
+        raise InputError(f"A paired difference needs the same images twice: got {first.shape} and {second.shape}.")
     with np.errstate(invalid="ignore"):  # inf − inf is NaN and left out like any other undefined pair
         return cluster_mean(first - second, patients, n, seed)

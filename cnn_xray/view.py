@@ -142,7 +142,7 @@ def area_mean(areas: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def rectangle(window: tuple[float, float, float, float], shape: tuple[int, int]) -> np.ndarray:
-    """Fraction of each cell of a grid that lies in ``window`` (left, top, right, bottom fractions): (*shape) float32."""
+    """Fraction of each cell of a grid that lies in ``window`` (left, top, right, bottom): (*shape) float32."""
     rows = np.diff(np.clip(_edges(shape[0]), window[1], window[3])) * shape[0]
     columns = np.diff(np.clip(_edges(shape[1]), window[0], window[2])) * shape[1]
     return np.outer(rows, columns).astype(np.float32)

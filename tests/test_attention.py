@@ -78,7 +78,12 @@ def test_the_sign_says_what_is_explained():
 def test_uniform_values_agree_with_a_uniform_map_where_ties_do_not_matter():
     flat = attention.measure(np.ones((1, 4, 4)), np.ones(1), RING, LEFT_LUNG)
     expected = attention.uniform(RING, 1, LEFT_LUNG)
-    for name in ("border_attention_fraction", "log2_border_density_ratio", "lung_attention_fraction", "lung_enrichment"):
+    for name in (
+        "border_attention_fraction",
+        "log2_border_density_ratio",
+        "lung_attention_fraction",
+        "lung_enrichment",
+    ):
         assert flat[name][0] == pytest.approx(expected[name][0])
     assert list(expected) == list(flat)
 

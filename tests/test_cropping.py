@@ -32,7 +32,9 @@ def test_heat_outside_the_window_is_counted():
 
 def test_the_new_edge_is_compared_with_the_rest_of_the_window_alone():
     # The window has 64 cells: 48 in its ring of a quarter of the side, 16 in the core. Heat outside does not matter.
-    maps = frame((slice(4, 12), slice(4, 12), 1.0), (slice(6, 10), slice(6, 10), 4.0), (slice(0, 1), slice(0, 16), 99.0))
+    maps = frame(
+        (slice(4, 12), slice(4, 12), 1.0), (slice(6, 10), slice(6, 10), 4.0), (slice(0, 1), slice(0, 16), 99.0)
+    )
     assert measured(maps)["inner_ring_log2_density_ratio"] == pytest.approx(np.log2(1 / 4))
 
 

@@ -73,10 +73,7 @@ def test_films_with_the_same_layout_are_candidates_but_not_duplicates():
     layout = film(0).astype(float)
     rng = np.random.default_rng(1)
     grains = [cv2.GaussianBlur(rng.normal(size=layout.shape), (0, 0), 2) for _ in range(2)]
-    alike = [
-        np.clip(cv2.GaussianBlur(layout, (0, 0), 6) + 3 * g / g.std(), 0, 255).astype(np.uint8)
-        for g in grains
-    ]
+    alike = [np.clip(cv2.GaussianBlur(layout, (0, 0), 6) + 3 * g / g.std(), 0, 255).astype(np.uint8) for g in grains]
     found = near_duplicates(*dataset([("train", alike[0]), ("test", alike[1])]), max_distance=96)
     assert found.counts.values.tolist() == [["train", "test", found.counts["nearest"][0], 1, 0]]
     assert found.pairs.empty

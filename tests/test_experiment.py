@@ -85,7 +85,9 @@ def test_an_interrupted_training_leaves_no_run(place, how):
         "from cnn_xray import experiment; from cnn_xray.parameters import TrainParameters;"
         f"experiment.run(TrainParameters(**{ {**TINY, 'epochs': 500, 'patience': 500, 'runs': str(runs)} }))"
     )
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     assert child.stdout is not None
     for line in child.stdout:
         if line.startswith("epoch"):

@@ -33,7 +33,9 @@ def test_class_balance_shows_every_count():
 
 def test_all_maps_of_a_figure_share_one_symmetric_scale_with_a_unit():
     figure = figures.evidence_maps(FILMS, {"small": MAPS, "large": 10 * MAPS}, ["a", "b", "c"])
-    limits = {image.get_clim() for image in figure.findobj(matplotlib.image.AxesImage) if image.get_cmap().name == "RdBu_r"}
+    limits = {
+        image.get_clim() for image in figure.findobj(matplotlib.image.AxesImage) if image.get_cmap().name == "RdBu_r"
+    }
     assert len(limits) == 1
     low, high = limits.pop()
     assert low == -high and high > 5
@@ -48,7 +50,9 @@ def test_a_map_lies_exactly_on_its_film():
 
 def test_what_the_network_never_saw_is_covered():
     window = (0.25, 0.25, 0.75, 0.75)
-    figure = figures.evidence_maps(FILMS[:1], {"before": MAPS[:1], "after": MAPS[:1]}, ["a"], windows={"before": [FRAME], "after": [window]})
+    figure = figures.evidence_maps(
+        FILMS[:1], {"before": MAPS[:1], "after": MAPS[:1]}, ["a"], windows={"before": [FRAME], "after": [window]}
+    )
     covered = [sum(patch.get_width() * patch.get_height() for patch in axes.patches) for axes in figure.axes[1:3]]
     assert covered == pytest.approx([0, 16 * 16 * 0.75])
 
@@ -88,7 +92,9 @@ def test_before_after_draws_a_line_a_seed():
 
 
 def test_the_remaining_figures_are_drawn():
-    history = pd.DataFrame({"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1, 0.6], "val_auc": [0.5, 0.9], "best": [False, True]})
+    history = pd.DataFrame(
+        {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1, 0.6], "val_auc": [0.5, 0.9], "best": [False, True]}
+    )
     assert len(figures.training_curves(history).axes) == 2
     sizes = pd.DataFrame({"original_width": [10, None, 30], "original_height": [10, 5, 3], "label": [0, 1, 1]})
     assert "PNEUMONIA (1)" in texts(figures.original_sizes(sizes))

@@ -72,7 +72,11 @@ def test_plain_papermill_stops_in_the_second_cell_with_one_sentence(parameters, 
     assert sentence in str(error.value)
     assert "Traceback" not in error.value.traceback[-1] and len(error.value.traceback) == 1
     executed = nbformat.read(tmp_path / "02_train.ipynb", 4)
-    code = [cell for cell in executed.cells if cell.cell_type == "code" and "papermill-error-cell-tag" not in cell.metadata.get("tags", [])]
+    code = [
+        cell
+        for cell in executed.cells
+        if cell.cell_type == "code" and "papermill-error-cell-tag" not in cell.metadata.get("tags", [])
+    ]
     reached = [cell for cell in code if cell.execution_count]
     assert len(reached) == 3 and "from_notebook" in reached[-1].source  # parameters, what papermill injected, the check
 

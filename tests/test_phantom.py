@@ -30,9 +30,7 @@ def grey(folder, path):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    folder = write(
-        PhantomSpec(images=16, test_images=12, size=64, seed=3), tmp_path_factory.mktemp("phantom")
-    )
+    folder = write(PhantomSpec(images=16, test_images=12, size=64, seed=3), tmp_path_factory.mktemp("phantom"))
     return folder, pd.read_csv(folder / "manifest.csv")
 
 
@@ -137,9 +135,7 @@ def test_without_jitter_the_marker_is_always_at_the_same_place():
 
     def places(jitter):
         films = (
-            phantom_artifacts.paint(black, nothing, "border", "marker", rng(number), position_jitter=jitter)[
-                1
-            ]
+            phantom_artifacts.paint(black, nothing, "border", "marker", rng(number), position_jitter=jitter)[1]
             for number in range(8)
         )
         return {mask.tobytes() for mask in films}
@@ -208,10 +204,7 @@ def test_the_test_sets_are_paired_and_differ_only_in_the_artifact(small):
     ill = (clean["label"] == "PNEUMONIA").astype(int)
     assert (sets["conflict"]["artifact"] == 1 - ill).all()
     both = sets["test"]["artifact"] & sets["conflict"]["artifact"] == 1
-    assert (
-        sets["test"].loc[both, "artifact_mask"].tolist()
-        == sets["conflict"].loc[both, "artifact_mask"].tolist()
-    )
+    assert sets["test"].loc[both, "artifact_mask"].tolist() == sets["conflict"].loc[both, "artifact_mask"].tolist()
 
 
 def test_rho_sets_how_often_the_artifact_agrees_with_the_label(tmp_path):
@@ -227,9 +220,7 @@ def test_rho_sets_how_often_the_artifact_agrees_with_the_label(tmp_path):
 
 def test_a_film_depends_neither_on_their_number_nor_on_rho_nor_on_the_artifact(tmp_path):
     def films(**change):
-        folder = write(
-            PhantomSpec(**{"images": 5, "test_images": 4, "size": 64, "seed": 7, **change}), tmp_path
-        )
+        folder = write(PhantomSpec(**{"images": 5, "test_images": 4, "size": 64, "seed": 7, **change}), tmp_path)
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
 
     few, more, other = (
@@ -329,9 +320,7 @@ def test_cropping_fixes_a_border_artifact_and_nothing_else(tmp_path, location, r
     auc = {}
     for crop in (0, 8):
         films = np.array([grey(folder, path)[crop : 64 - crop, crop : 64 - crop] for path in table["path"]])
-        films = np.array(
-            [cv2.resize(film, (32, 32), interpolation=cv2.INTER_AREA) for film in films]
-        ).reshape(-1, 1024)
+        films = np.array([cv2.resize(film, (32, 32), interpolation=cv2.INTER_AREA) for film in films]).reshape(-1, 1024)
         ridge = RidgeClassifier(alpha=1e5).fit(films[train], ill[train])
         auc[crop] = roc_auc_score(ill[conflict], ridge.decision_function(films[conflict]))
     assert auc[0] < 0.3
@@ -355,9 +344,7 @@ def test_oracle_agrees_with_a_simulated_ideal_observer():
     draw = rng(0)
     label = np.arange(n) % 2
     artifact = np.where(draw.random(n) < (1 + rho_test) / 2, label, 1 - label)
-    score = d * (draw.normal(size=n) + d * label - d / 2) + (2 * artifact - 1) * math.log(
-        (1 + rho) / (1 - rho)
-    )
+    score = d * (draw.normal(size=n) + d * label - d / 2) + (2 * artifact - 1) * math.log((1 + rho) / (1 - rho))
     assert oracle_auc(d, rho, rho_test) == pytest.approx(roc_auc_score(label, score), abs=0.005)
 
 
@@ -366,9 +353,7 @@ def test_d_prime_undoes_the_oracle_without_an_artifact():
     np.testing.assert_allclose(d_prime(oracle_auc(d, 0.0, 0.0)), d)
 
 
-@pytest.mark.parametrize(
-    "arguments", [(0.0, 0.5, 0.5), (1.0, 1.0, 0.5), (1.0, 0.5, -1.5), (1.0, math.nan, 0.0)]
-)
+@pytest.mark.parametrize("arguments", [(0.0, 0.5, 0.5), (1.0, 1.0, 0.5), (1.0, 0.5, -1.5), (1.0, math.nan, 0.0)])
 def test_oracle_refuses_what_has_no_answer(arguments):
     with pytest.raises(InputError, match="oracle needs"):
         oracle_auc(*arguments)

@@ -63,9 +63,7 @@ def test_one_class_is_nan_with_a_reason():
     probe = size_only_probe(positive, TRAIN)
     assert math.isnan(probe.auc.value) and "one class" in probe.note
     probe = size_only_probe(TRAIN, positive)
-    assert (
-        math.isnan(probe.auc.value) and np.isfinite(probe.probabilities).all() and "one class" in probe.note
-    )
+    assert math.isnan(probe.auc.value) and np.isfinite(probe.probabilities).all() and "one class" in probe.note
 
 
 def test_the_interval_follows_the_seed_and_the_patients():

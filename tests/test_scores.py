@@ -158,8 +158,7 @@ def test_a_threshold_reaches_what_it_promises_on_tied_data():
     assert classification_metrics(labels, probabilities, above)["sensitivity"] < 0.95
     best = youden_threshold(labels, probabilities)
     scores = [
-        classification_metrics(labels, probabilities, t)["balanced_accuracy"]
-        for t in (best, *np.linspace(0, 1, 101))
+        classification_metrics(labels, probabilities, t)["balanced_accuracy"] for t in (best, *np.linspace(0, 1, 101))
     ]
     assert scores[0] == pytest.approx(max(scores[1:]))
 

@@ -58,9 +58,7 @@ def test_the_split_follows_the_seed_and_not_the_order_of_rows():
 
 
 def test_two_patients_a_class_are_enough():
-    frame = table(
-        [(patient, label, "train") for patient, label in zip("abcdd", (0, 0, 1, 1, 1), strict=True)]
-    )
+    frame = table([(patient, label, "train") for patient, label in zip("abcdd", (0, 0, 1, 1, 1), strict=True)])
     for seed in range(5):
         result = validation_split(frame, fraction=(0.15, 0.9)[seed % 2], seed=seed)
         assert result.groupby("split")["label"].nunique().to_dict() == {"train": 2, "val": 2}

@@ -1,0 +1,176 @@
+"""The command line refuses before it starts, says why in a sentence, and ends with a telling status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from tiny_notebooks import write
+
+from cnn_xray import execution
+from cnn_xray.cli import main
+from cnn_xray.execution import parse_value
+
+ROOT = Path(execution.__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    write(tmp_path / "notebooks" / "01_data_audit.ipynb", "print(f'crop {p.crop}')")
+    write(tmp_path / "notebooks" / "02_train.ipynb", "print(f'epochs {p.epochs}, crop {p.crop}')")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def no_kernel(monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a kernel was about to start")
+
+    monkeypatch.setattr(execution, "execute", refuse)
+    monkeypatch.setattr("cnn_xray.report.execute", refuse)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-3", -3),
+        ("0.1", 0.1),
+        ("1e-3", 0.001),
+        ("true", True),
+        ("False", False),
+        ("None", None),
+        ("null", None),
+        ("square", "square"),
+        ("../shared/data", "../shared/data"),
+    ],
+)
+def test_values_are_read_as_papermill_reads_them(text, value):
+    read = parse_value(text)
+    assert read == value and type(read) is type(value)
+
+
+@pytest.mark.parametrize("command", [["run", "notebooks/02_train.ipynb"], ["report"]])
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (["crop", "0.6"], "crop is 0.6, but it must be a number at least 0 and below 0.5."),
+        (["epochs", "0"], "epochs is 0, but it must be a whole number at least 1 and at most 500, or None."),
+        (["epohs", "3"], "There is no parameter 'epohs'; the nearest one is 'epochs'."),
+        (["zoom", "nan"], "zoom is nan, but it must be a number at least 0 and at most 1."),
+        (
+            ["data", "films"],
+            "No data at films: give a chest_xray folder, a manifest CSV, or the word phantom.",
+        ),
+    ],
+)
+def test_bad_parameters_are_refused_before_a_kernel_starts(project, no_kernel, capsys, command, given, sentence):
+    assert main([*command, "-p", *given]) == 2
+    told = capsys.readouterr()
+    assert told.err == sentence + "\n"
+    assert told.out == ""
+    assert [file.name for file in project.iterdir()] == ["notebooks"]
+
+
+def test_what_cannot_be_is_refused_before_a_kernel_starts(project, no_kernel, capsys):
+    def refusal(*arguments):
+        assert main(arguments) == 2
+        return capsys.readouterr().err
+
+    assert refusal("report", "--data", "films").startswith("No data at films")
+    assert refusal("report", "--notebooks", "09").startswith("No notebook's name begins with '09'")
+    assert refusal("report", "--name", "a/b").startswith("The report's name is 'a/b'")
+    assert refusal("run", "notebooks/09.ipynb").endswith("notebooks/09.ipynb.\n")
+    source = "notebooks/02_train.ipynb"
+    assert "is the notebook itself" in refusal("run", source, "-o", source)
+    Path("reports").write_text("")
+    assert "reports is a file" in refusal("report")
+    Path("broken.ipynb").write_text("{")
+    assert "broken.ipynb cannot be read as a notebook" in refusal("run", "broken.ipynb")
+    nbformat.write(nbformat.v4.new_notebook(), "foreign.ipynb")
+    assert "foreign has no cell like p = TrainParameters.from_notebook()" in refusal("run", "foreign.ipynb")
+
+
+def test_run_executes_a_notebook_with_its_parameters(project, capsys):
+    copy = write(project / "mine.ipynb", "print(f'epochs {p.epochs}, crop {p.crop}')", kind="02_train")
+    assert main(["run", str(copy), "-p", "epochs", "3", "-p", "crop", "0"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["epochs 3, crop 0.0", "mine-executed.ipynb"]
+    executed = nbformat.read(project / "mine-executed.ipynb", as_version=4)
+    assert executed.cells[-1].outputs[0].text == "epochs 3, crop 0.0\n"
+
+
+def test_report_gives_each_notebook_the_parameters_it_knows(project, capsys):
+    assert main(["report", "-p", "crop", "0.1", "-p", "epochs", "3", "--name", "try", "--out", "out"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "crop 0.1" in lines and "epochs 3, crop 0.1" in lines
+    assert (project / "out" / "try" / "index.html").exists()
+
+
+def test_a_failure_is_told_in_a_sentence_and_kept_in_a_log(project, capsys):
+    write(project / "notebooks" / "02_train.ipynb", "1 / 0")
+    for command, log in (
+        (["report", "--notebooks", "02"], Path("reports/failure.log")),
+        (["run", "notebooks/02_train.ipynb", "-o", "out.ipynb"], Path("out.log")),
+    ):
+        assert main(command) == 1
+        assert capsys.readouterr().err.splitlines() == [
+            "02_train failed in cell 3: ZeroDivisionError: division by zero",
+            f"The traceback is in {log}.",
+        ]
+        assert "----> 1 1 / 0" in log.read_text()
+    assert not Path("out.ipynb").exists()
+
+
+@pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_leaves_nothing_behind(project, blow):
+    write(
+        project / "notebooks" / "02_train.ipynb",
+        "import os\nprint('kernel', os.getpid(), flush=True)\nwhile True: 1",
+    )
+    command = [sys.executable, "-m", "cnn_xray.cli", "report", "--notebooks", "02"]
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        line = process.stdout.readline()
+        while line and not line.startswith("kernel"):
+            line = process.stdout.readline()
+        kernel = int(line.split()[1])
+        process.send_signal(blow)
+        _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert told.splitlines() == [
+        "",
+        "Interrupted. What was there before is unchanged; finished runs are kept.",
+    ]
+    assert list((project / "reports").iterdir()) == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["report", "--help"], ["run", "--help"]])
+def test_help_is_instant(arguments):
+    code = (
+        "import sys\nfrom cnn_xray.cli import main\n"
+        f"try:\n    main({arguments!r})\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'tensorflow', 'keras', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "usage: cnn-xray" in done.stdout
