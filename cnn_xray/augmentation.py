@@ -51,7 +51,7 @@ class RandomAffine(keras.layers.Layer):
         return ops.reshape(moved, ops.shape(images))
 
     def draw(self, count: Any) -> dict[str, Any]:
-        """Random amounts for ``count`` images, each (count,): mirror ±1, angle (rad, anticlockwise), moves, log sizes."""
+        """Random amounts for ``count`` images, each (count,): mirror ±1, angle (rad, anticlockwise), moves, sizes."""
 
         def uniform(limit: float) -> Any:
             return keras.random.uniform((count,), -limit, limit, seed=self.generator) if limit else ops.zeros((count,))
@@ -84,10 +84,10 @@ class RandomAffine(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
 class RandomBlur(keras.layers.Layer):
-    """Blurs images by a Gaussian, each by its own, in training only; images (N, H, W, 1) float keep their shape.
-
     """Blurs images by a Gaussian, each by its own, in training only; (N, H, W, 1) float keep their shape.
-    less than what separates a film scanned at half the resolution.)
+
+    ``sigma``: largest standard deviation, px; every second image stays as it is. (Keras' own layer stops at 1 px,
+    which is less than what separates a film scanned at half the resolution.)
     """
 
     def __init__(self, sigma: float, seed: int = 0, **kwargs: Any):
