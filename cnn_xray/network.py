@@ -31,14 +31,15 @@ def build(p: TrainParameters) -> Any:
     image = keras.Input((size, size, 1), name="image")
     x = layers.Rescaling(1 / 255, name="rescaling")(image)
     x = _augment(keras, p, x)
-    x = layers.Rescaling(2.0, offset=-1.0, name="centring")(x)
-    for block in range(pools + 1):
+    x = layers.LayerNormalization(axis=[1, 2, 3], center=False, scale=False, dtype="float32", name="standardise")(x)
+    for block in range(pools):
         filters = p.channels * min(2**block, 4)
-        for conv in "abc"[: 3 if block == pools else 1]:
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}{conv}")(x)
+        for conv in "abc"[: 1 if block == 0 else 3 if block == pools - 1 else 2]:
+            stem = {"kernel_size": 5, "strides": 2} if block == 0 else {"kernel_size": 3}
+            x = layers.Conv2D(filters, padding="same", use_bias=False, name=f"conv{block}{conv}", **stem)(x)
             x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}{conv}")(x)
             x = layers.ReLU(name=f"relu{block}{conv}")(x)
-        if block < pools:
+        if block < pools - 1:
             x = layers.MaxPooling2D(name=f"pool{block}")(x)
     x = layers.Identity(name=FEATURES)(x)
     x = layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)

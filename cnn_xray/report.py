@@ -85,7 +85,7 @@ def _write(folder: Path, chapters: Sequence[Chapter], plans: Sequence[Plan], nam
         nbformat.write(one.notebook, folder / f"{one.name}.ipynb")
         (folder / one.file).write_text(notebook_page(chapters, number, name), encoding="utf-8")
     runs = _runs(chapters, plans)
-    table = records.table(runs)
+    table = records.table(runs) if runs else pd.DataFrame(columns=["run"])
     table.to_csv(folder / "runs.csv", index=False)
     shown = table[["run", *(column for column in SHOWN if column in table)]] if runs else table
     data = plans[0].parameters.data

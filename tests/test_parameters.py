@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from papermill import inspect_notebook
@@ -39,7 +41,7 @@ def refusal(cls, **values) -> str:
             {"epochs": 3.5},
             "epochs is 3.5, but it must be a whole number at least 1 and at most 500, or None.",
         ),
-        ({"width": True}, "width is True, but it must be a whole number at least 4 and at most 256."),
+        ({"batch_size": True}, "batch_size is True, but it must be a whole number at least 1 and at most 1024."),
         ({"flip": "false"}, "flip is 'false', but it must be True or False."),
         ({"flip": 1}, "flip is 1, but it must be True or False."),
         ({"aspect": "round"}, "aspect is 'round', but it must be one of 'squash', 'letterbox', 'square'."),
@@ -78,14 +80,14 @@ def test_parameters_cannot_be_changed_afterwards():
         TrainParameters().crop = 0.1
 
 
-def test_none_is_filled_in_by_the_kind_of_data():
-    def filled(**given):
-        p = TrainParameters(**given).resolved()
-        return p.image_size, p.epochs
-
-    assert filled() == (64, 10)
-    assert filled(data="films") == (128, 16)
-    assert filled(data="films", image_size=96, epochs=3) == (96, 3)
+def test_none_is_filled_in_by_the_kind_of_data_as_described():
+    optional = {name: field for name, field in TrainParameters.model_fields.items() if field.default is None}
+    assert {"image_size", "epochs"} <= set(optional)
+    for name, field in optional.items():
+        phantom, files = map(int, re.search(r"None: (\d+) phantom, (\d+) files$", field.description).groups())
+        assert getattr(TrainParameters().resolved(), name) == phantom
+        assert getattr(TrainParameters(data="films").resolved(), name) == files
+        assert getattr(TrainParameters(**{name: 33}).resolved(), name) == 33
     assert AuditParameters().resolved().image_size == 64
 
 

@@ -93,6 +93,13 @@ def test_runs_csv_has_one_row_a_run(built):
     assert table.to_dict("records") == [{"run": "seed0", "crop": 0.1, "test_auc": 0.975}]
 
 
+def test_runs_csv_of_no_run_is_an_empty_table(tmp_path):
+    write(tmp_path / "notebooks" / "01_data_audit.ipynb", AUDIT)
+    folder, _ = build(tmp_path)
+    assert list(pd.read_csv(folder / "runs.csv").columns) == ["run"]
+    assert "<h2>Runs</h2>" not in (folder / "index.html").read_text()
+
+
 def test_the_index_gives_headlines_parameters_and_device(built):
     index = (built[0] / "index.html").read_text()
     assert "at the disease, or at the scanner?" in index

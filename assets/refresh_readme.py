@@ -1,0 +1,79 @@
+"""Bring the README up to date with the committed reports: its picture and its table of results.
+
+Run `python assets/refresh_readme.py` after `make report`; `--check` only says whether the table is up to date.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+BEGIN, END = "<!-- results: made by assets/refresh_readme.py from reports/*/runs.csv -->", "<!-- /results -->"
+PICTURE = "Evidence before and after cropping in the original frame, artifact: border"
+
+
+def results() -> str:
+    """The table of results in Markdown: mean over the seeds, with the range."""
+    phantom = pd.read_csv(ROOT / "reports" / "phantom" / "runs.csv")
+    kermany = pd.read_csv(ROOT / "reports" / "kermany" / "runs.csv")
+    lines = [
+        "| data | figure | before cropping | after cropping |",
+        "|---|---|---|---|",
+        *(
+            row(part, "conflict_auc", f"phantom, artifact: {location} | AUC with the artifact on the wrong class")
+            for location, part in phantom.groupby("phantom_location")
+        ),
+        row(kermany, "test_auc", "real films (624 for testing) | AUC"),
+        row(kermany, "test_accuracy", "real films (624 for testing) | accuracy at 0.5"),
+    ]
+    return "\n".join(lines)
+
+
+def row(runs: pd.DataFrame, metric: str, words: str) -> str:
+    """One line: the metric of the uncropped and of the cropped networks."""
+    cropped = runs["crop"] > runs["crop"].min()
+    return f"| {words} | {spread(runs.loc[~cropped, metric])} | {spread(runs.loc[cropped, metric])} |"
+
+
+def spread(values: pd.Series) -> str:
+    """Mean, range and number of seeds."""
+    return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f}, {len(values)} seeds)"
+
+
+def picture() -> None:
+    """assets/before_after.jpg, the figure of the phantom's executed notebook 05."""
+    notebook = nbformat.read(ROOT / "reports" / "phantom" / "05_before_after_cropping.ipynb", as_version=4)
+    shown = (output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ()))
+    encoded = next(
+        data[kind]
+        for data in shown
+        for kind in ("image/jpeg", "image/png")
+        if kind in data and data.get("text/plain") == PICTURE
+    )
+    image = Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+    image.save(ROOT / "assets" / "before_after.jpg", quality=85, optimize=True)
+
+
+def main() -> int:
+    """Exit status 1 when asked to check and the table is not up to date."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    fresh = f"{before}{BEGIN}\n{results()}\n{END}{after}"
+    if "--check" in sys.argv:
+        return int(fresh != text)
+    picture()
+    readme.write_text(fresh, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
