@@ -12,6 +12,8 @@ from typing import Any
 import keras
 from keras import ops
 
+UNMOVED = 0.25  # share of the films that are at most mirrored, so that films as they are stay familiar
+
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
 class RandomAffine(keras.layers.Layer):
@@ -57,11 +59,12 @@ class RandomAffine(keras.layers.Layer):
             return keras.random.uniform((count,), -limit, limit, seed=self.generator) if limit else ops.zeros((count,))
 
         o = self.options
+        moved = ops.cast(keras.random.uniform((count,), seed=self.generator) > UNMOVED, "float32")
         mirror = ops.where(uniform(1.0) < 0, -1.0, 1.0) if o["flip"] else ops.ones((count,))
-        angle = uniform(o["rotation"] * 3.141592653589793 / 180)
-        zoom, aspect = uniform(o["zoom"]), uniform(o["aspect_jitter"])
+        angle = moved * uniform(o["rotation"] * 3.141592653589793 / 180)
+        zoom, aspect = moved * uniform(o["zoom"]), moved * uniform(o["aspect_jitter"])
         return {
-            "mirror": mirror, "angle": angle, "x": uniform(o["shift"]), "y": uniform(o["shift"]),
+            "mirror": mirror, "angle": angle, "x": moved * uniform(o["shift"]), "y": moved * uniform(o["shift"]),
             "log_width": zoom + aspect / 2, "log_height": zoom - aspect / 2,
         }  # fmt: skip
 

@@ -69,5 +69,5 @@ def _augment(keras: Any, p: TrainParameters, x: Any) -> Any:
     if p.contrast:
         x = layers.RandomContrast(p.contrast, value_range=(0, 1), seed=seed + 3, name="contrast")(x)
     if p.blur:
-        x = RandomBlur(p.blur, seed=seed + 4, name="blur", dtype="float32")(x)
+        x = RandomBlur(p.blur * p.side, seed=seed + 4, name="blur", dtype="float32")(x)
     return x

@@ -79,9 +79,9 @@ class AuditParameters(DataParameters):
 class TrainParameters(DataParameters):
     """02_train."""
 
-    epochs: int | None = Field(None, ge=1, le=500, description="at most; None: 12 phantom, 16 files")
+    epochs: int = Field(16, ge=1, le=500, description="at most")
     batch_size: int = Field(32, ge=1, le=1024, description="images a step")
-    width: int | None = Field(None, ge=4, le=256, description="first channels; None: 12 phantom, 24 files")
+    width: int | None = Field(None, ge=4, le=256, description="first channels; None: 16 phantom, 32 files")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
     dropout: float = Field(0.2, ge=0, lt=1, description="fraction dropped before the logit")
@@ -89,11 +89,11 @@ class TrainParameters(DataParameters):
     flip: bool = Field(True, description="mirror left and right at random")
     rotation: float = Field(8.0, ge=0, le=180, description="largest random angle, degrees")
     shift: float = Field(0.05, ge=0, lt=0.5, description="largest random move, fraction of the side")
-    zoom: float = Field(0.1, ge=0, le=1, description="largest random |log scale|")
-    aspect_jitter: float = Field(0.2, ge=0, le=1, description="largest random |log of width to height|")
+    zoom: float = Field(0.15, ge=0, le=1, description="largest random |log scale|")
+    aspect_jitter: float = Field(0.3, ge=0, le=1, description="largest random |log of width to height|")
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
-    contrast: float = Field(0.2, ge=0, lt=1, description="largest random change of contrast, fraction")
-    blur: float = Field(1.0, ge=0, le=8, description="largest random Gaussian blur, px (standard deviation)")
+    contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
+    blur: float = Field(0.012, ge=0, le=0.1, description="largest random Gaussian blur, sd as fraction of the side")
     fill: Literal["constant", "reflect"] = Field("constant", description="constant | reflect, beyond the edge")
     ring: float = Field(0.1, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
     explain: Literal["predicted", "pneumonia"] = Field("predicted", description="evidence for: predicted | pneumonia")
@@ -101,17 +101,12 @@ class TrainParameters(DataParameters):
 
     def resolved(self) -> Self:
         """The same with every None filled in by the kind of data."""
-        return super().resolved().model_copy(update={"epochs": self.most_epochs, "width": self.channels})
-
-    @property
-    def most_epochs(self) -> int:
-        """Epochs at most: epochs, or what suits the data."""
-        return self.epochs or (12 if self.data == PHANTOM else 16)
+        return super().resolved().model_copy(update={"width": self.channels})
 
     @property
     def channels(self) -> int:
         """Channels of the first block: width, or what suits the data."""
-        return self.width or (12 if self.data == PHANTOM else 24)
+        return self.width or (16 if self.data == PHANTOM else 32)
 
 
 class AttentionParameters(TrainParameters):

@@ -25,7 +25,7 @@ def fit(
     """
     keras = backend.start()
     images, labels = train
-    steps = p.most_epochs * -(-len(images) // p.batch_size)
+    steps = p.epochs * -(-len(images) // p.batch_size)
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0, steps - int(WARM_UP * steps), warmup_target=p.learning_rate, warmup_steps=int(WARM_UP * steps)
     )
@@ -41,7 +41,7 @@ def fit(
         images[..., None],
         labels[:, None].astype(np.float32),
         batch_size=p.batch_size,
-        epochs=p.most_epochs,
+        epochs=p.epochs,
         class_weight={value: len(labels) / (2 * count) for value, count in enumerate(frequency)},
         callbacks=[judge, stop],
         verbose=0,
@@ -69,9 +69,9 @@ def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParame
             logs["val_auc"] = float(roc_auc_score(labels, logits))
             now = time.perf_counter()
             logs["seconds"] = now - self.epoch_begun
-            left = (now - self.begun) / (epoch + 1) * (p.most_epochs - epoch - 1)
+            left = (now - self.begun) / (epoch + 1) * (p.epochs - epoch - 1)
             print(
-                f"epoch {epoch + 1:2d}/{p.most_epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}  "
+                f"epoch {epoch + 1:2d}/{p.epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}  "
                 f"val_auc {logs['val_auc']:.4f}  {logs['seconds']:.1f} s, at most {left:.0f} s left",
                 flush=True,
             )

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from tiny_notebooks import write
 
-from cnn_xray import execution
+from cnn_xray import execution, report
 from cnn_xray.cli import main
 from cnn_xray.execution import parse_value
 
@@ -32,8 +32,8 @@ def no_kernel(monkeypatch):
     def refuse(*_):
         raise AssertionError("a kernel was about to start")
 
+    monkeypatch.setattr(report, "execute", refuse)
     monkeypatch.setattr(execution, "execute", refuse)
-    monkeypatch.setattr("cnn_xray.report.execute", refuse)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_values_are_read_as_papermill_reads_them(text, value):
     ("given", "sentence"),
     [
         (["crop", "0.6"], "crop is 0.6, but it must be a number at least 0 and below 0.5."),
-        (["epochs", "0"], "epochs is 0, but it must be a whole number at least 1 and at most 500, or None."),
+        (["epochs", "0"], "epochs is 0, but it must be a whole number at least 1 and at most 500."),
         (["epohs", "3"], "There is no parameter 'epohs'; the nearest one is 'epochs'."),
         (["zoom", "nan"], "zoom is nan, but it must be a number at least 0 and at most 1."),
         (

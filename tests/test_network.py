@@ -67,6 +67,36 @@ def test_the_affine_map_by_hand():
     assert wide[3].sum() == pytest.approx(0)
 
 
+def test_blur_is_gaussian_and_each_image_has_its_own():
+    import cv2
+
+    keras = backend.start(0)
+    from cnn_xray.augmentation import RandomBlur
+
+    films = np.random.default_rng(0).random((3, 32, 32, 1)).astype("float32")
+    found = np.asarray(RandomBlur(2.0).blur(films, keras.ops.array([1e-3, 1.0, 2.0])))
+    np.testing.assert_allclose(found[0], films[0], atol=1e-5)
+    for i, sigma in ((1, 1.0), (2, 2.0)):
+        expected = cv2.GaussianBlur(films[i, ..., 0], (11, 11), sigma, borderType=cv2.BORDER_REFLECT)
+        np.testing.assert_allclose(found[i, ..., 0], expected, atol=1e-4)
+
+
+def test_some_films_are_seen_as_they_are():
+    backend.start(0)
+    from cnn_xray.augmentation import UNMOVED, RandomAffine
+
+    layer = RandomAffine(flip=False, rotation=10, shift=0.1, zoom=0.1, aspect_jitter=0.3)
+    angles = np.asarray(layer.draw(2000)["angle"])
+    assert (angles == 0).mean() == pytest.approx(UNMOVED, abs=0.04)
+
+
+def test_brightness_and_contrast_of_the_film_do_not_reach_the_network():
+    """Every film is standardised, so a dimmer or flatter exposure of the same chest scores the same."""
+    model = network.build(SMALL)
+    film = np.random.default_rng(0).integers(0, 200, (1, 32, 32, 1)).astype("float32")
+    np.testing.assert_allclose(model.predict(film, verbose=0), model.predict(0.8 * film + 30, verbose=0), atol=1e-2)
+
+
 def bright_or_dark(count, seed):
     """Films whose class is the brightness of the centre: learnt in a few steps."""
     rng = np.random.default_rng(seed)

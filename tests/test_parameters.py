@@ -36,10 +36,10 @@ def refusal(cls, **values) -> str:
         ({"crop": "0.1"}, "crop is '0.1', but it must be a number at least 0 and below 0.5."),
         ({"zoom": float("nan")}, "zoom is nan, but it must be a number at least 0 and at most 1."),
         ({"rotation": float("inf")}, "rotation is inf, but it must be a number at least 0 and at most 180."),
-        ({"epochs": 0}, "epochs is 0, but it must be a whole number at least 1 and at most 500, or None."),
+        ({"epochs": 0}, "epochs is 0, but it must be a whole number at least 1 and at most 500."),
         (
             {"epochs": 3.5},
-            "epochs is 3.5, but it must be a whole number at least 1 and at most 500, or None.",
+            "epochs is 3.5, but it must be a whole number at least 1 and at most 500.",
         ),
         ({"batch_size": True}, "batch_size is True, but it must be a whole number at least 1 and at most 1024."),
         ({"flip": "false"}, "flip is 'false', but it must be True or False."),
@@ -82,7 +82,7 @@ def test_parameters_cannot_be_changed_afterwards():
 
 def test_none_is_filled_in_by_the_kind_of_data_as_described():
     optional = {name: field for name, field in TrainParameters.model_fields.items() if field.default is None}
-    assert {"image_size", "epochs"} <= set(optional)
+    assert {"image_size", "width"} <= set(optional)
     for name, field in optional.items():
         phantom, files = map(int, re.search(r"None: (\d+) phantom, (\d+) files$", field.description).groups())
         assert getattr(TrainParameters().resolved(), name) == phantom
