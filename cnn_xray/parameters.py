@@ -81,7 +81,7 @@ class TrainParameters(DataParameters):
 
     epochs: int = Field(16, ge=1, le=500, description="at most")
     batch_size: int = Field(32, ge=1, le=1024, description="images a step")
-    width: int | None = Field(None, ge=4, le=256, description="first channels; None: 16 phantom, 32 files")
+    width: int | None = Field(None, ge=2, le=256, description="first channels; None: 8 phantom, 16 files")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
     dropout: float = Field(0.2, ge=0, lt=1, description="fraction dropped before the logit")
@@ -106,7 +106,7 @@ class TrainParameters(DataParameters):
     @property
     def channels(self) -> int:
         """Channels of the first block: width, or what suits the data."""
-        return self.width or (16 if self.data == PHANTOM else 32)
+        return self.width or (8 if self.data == PHANTOM else 16)
 
 
 class AttentionParameters(TrainParameters):
