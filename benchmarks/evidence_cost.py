@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from cnn_xray import evidence, network, training
+from cnn_xray import backend, evidence, network, training
 from cnn_xray.parameters import TrainParameters
 
 FILMS, REPETITIONS, BATCH = 624, 5, 64
@@ -24,7 +24,7 @@ def main() -> None:
     mapper = evidence.mapper(model)
     ways = {
         "forward pass": lambda: training.predict(model, films, BATCH),
-        "closed form": lambda: mapper.predict(films[..., None], batch_size=BATCH, verbose=0),
+        "closed form": lambda: mapper.predict(**backend.feed(films, batch_size=BATCH), verbose=0),
         "gradient Grad-CAM": lambda: evidence.grad_cam(model, films, batch_size=BATCH),
     }
     for way in ways.values():

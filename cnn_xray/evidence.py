@@ -46,7 +46,7 @@ def mapper(model: Any) -> Any:
 def closed_form(model: Any, images: np.ndarray, batch_size: int = 64) -> Evidence:
     """Exact evidence maps of ``images`` (N, S, S) uint8, at the cost of one forward pass."""
     keras = backend.start()
-    maps, logits = mapper(model).predict(images[..., None], batch_size=batch_size, verbose=0)
+    maps, logits = mapper(model).predict(**backend.feed(images, batch_size=batch_size), verbose=0)
     bias = float(keras.ops.convert_to_numpy(model.get_layer(LOGIT).bias)[0])
     return Evidence(np.asarray(maps, np.float32), np.asarray(logits[:, 0], np.float32), bias)
 

@@ -32,13 +32,15 @@ def build(p: TrainParameters) -> Any:
     x = layers.Rescaling(1 / 255, name="rescaling")(image)
     x = _augment(keras, p, x)
     x = layers.LayerNormalization(axis=[1, 2, 3], center=False, scale=False, dtype="float32", name="standardise")(x)
-    for block in range(pools + 1):
-        filters = p.channels * 2 ** min(block, 3)
-        for conv in "abc"[: min(block, 2) + (block == pools) or 1]:
-            x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{block}{conv}")(x)
+    for block in range(pools):
+        filters = p.channels * min(2**block, 4)
+        convolutions = 1 if block == 0 else 3 if block == pools - 1 else 2
+        for conv in "abc"[:convolutions]:
+            stem = {"kernel_size": 5, "strides": 2} if block == 0 else {"kernel_size": 3}
+            x = layers.Conv2D(filters, padding="same", use_bias=False, name=f"conv{block}{conv}", **stem)(x)
             x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}{conv}")(x)
             x = layers.ReLU(name=f"relu{block}{conv}")(x)
-        if block < pools:
+        if block < pools - 1:
             x = layers.MaxPooling2D(name=f"pool{block}")(x)
     x = layers.Identity(name=FEATURES)(x)
     x = layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)

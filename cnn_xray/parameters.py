@@ -23,7 +23,7 @@ class DataParameters(Parameters):
     seed: int = Field(0, ge=0, lt=2**31, description="of the phantom, the split and the training")
     image_size: int | None = Field(None, ge=32, le=1024, description="px a side; None: 64 phantom, 128 files")
     crop: float = Field(0.0, ge=0, lt=0.5, description="fraction cut from each side of the frame")
-    aspect: Literal["squash", "letterbox", "square"] = Field("square", description="squash | letterbox | square")
+    aspect: Literal["squash", "letterbox", "square"] = Field("squash", description="squash | letterbox | square")
     phantom_images: int = Field(1200, ge=80, le=50_000, description="training films, 15 % to validate")
     phantom_rho: float = Field(0.95, gt=-1, lt=1, description="correlation of artifact and label in training")
     phantom_location: Literal["border", "inside", "global"] = Field(
@@ -81,7 +81,7 @@ class TrainParameters(DataParameters):
 
     epochs: int = Field(16, ge=1, le=500, description="at most")
     batch_size: int = Field(32, ge=1, le=1024, description="images a step")
-    width: int | None = Field(None, ge=2, le=256, description="first channels; None: 8 phantom, 16 files")
+    width: int | None = Field(None, ge=4, le=256, description="first channels; None: 16 phantom, 32 files")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
     dropout: float = Field(0.2, ge=0, lt=1, description="fraction dropped before the logit")
@@ -90,7 +90,7 @@ class TrainParameters(DataParameters):
     rotation: float = Field(8.0, ge=0, le=180, description="largest random angle, degrees")
     shift: float = Field(0.05, ge=0, lt=0.5, description="largest random move, fraction of the side")
     zoom: float = Field(0.15, ge=0, le=1, description="largest random |log scale|")
-    aspect_jitter: float = Field(0.3, ge=0, le=1, description="largest random |log of width to height|")
+    aspect_jitter: float = Field(0.4, ge=0, le=1, description="largest random |log of width to height|")
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
     contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
     blur: float = Field(0.012, ge=0, le=0.1, description="largest random Gaussian blur, sd as fraction of the side")
@@ -106,7 +106,7 @@ class TrainParameters(DataParameters):
     @property
     def channels(self) -> int:
         """Channels of the first block: width, or what suits the data."""
-        return self.width or (8 if self.data == PHANTOM else 16)
+        return self.width or (16 if self.data == PHANTOM else 32)
 
 
 class AttentionParameters(TrainParameters):

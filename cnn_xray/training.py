@@ -38,9 +38,7 @@ def fit(
     judge = _judge(keras, validation, p)
     stop = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=p.patience, restore_best_weights=True)
     history = model.fit(
-        images[..., None],
-        labels[:, None].astype(np.float32),
-        batch_size=p.batch_size,
+        **backend.feed(images, labels, p.batch_size, shuffle_seed=p.seed),
         epochs=p.epochs,
         class_weight={value: len(labels) / (2 * count) for value, count in enumerate(frequency)},
         callbacks=[judge, stop],
@@ -81,7 +79,7 @@ def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParame
 
 def predict(model: Any, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     """Logits (N,) float32 of images (N, S, S) uint8."""
-    return np.asarray(model.predict(images[..., None], batch_size=batch_size, verbose=0)[:, 0], np.float32)
+    return np.asarray(model.predict(**backend.feed(images, batch_size=batch_size), verbose=0)[:, 0], np.float32)
 
 
 def probability(logits: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ class View:
     """
 
     crop: float = 0.0
-    aspect: str = "square"
+    aspect: str = "squash"
     size: int = 128
 
     def place(self, file_size: tuple[int, int], original_size: tuple[float, float] | None = None) -> Placement:

@@ -1,0 +1,27 @@
+"""The README says what the committed reports say."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REPORTS = [ROOT / "reports" / name for name in ("phantom", "kermany")]
+
+
+def test_the_table_of_results_is_that_of_the_committed_reports():
+    done = subprocess.run([sys.executable, ROOT / "assets" / "refresh_readme.py", "--check"], cwd=ROOT)
+    assert done.returncode == 0, "run python assets/refresh_readme.py"
+
+
+@pytest.mark.parametrize("report", REPORTS, ids=lambda report: report.name)
+def test_a_committed_report_is_whole_and_opens_offline(report):
+    names = {file.name for file in report.iterdir()}
+    notebooks = {file.stem for file in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {"index.html", "runs.csv"} <= names
+    for stem in notebooks:
+        assert {f"{stem}.html", f"{stem}.ipynb"} <= names
+    assert all(file.stat().st_size < 2_000_000 for file in report.iterdir())
+    assert {"run", "seed", "crop", "test_auc", "test_accuracy"} <= set(pd.read_csv(report / "runs.csv"))
