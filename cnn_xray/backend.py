@@ -40,7 +40,7 @@ def start(seed: int | None = None) -> Any:
 
 
 def name() -> str:
-    """The Keras back end in use: ``tensorflow``, ``jax`` or ``torch``."""
+    """The Keras back end in use: ``tensorflow`` or ``jax``."""
     import keras
 
     return keras.backend.backend()
@@ -60,19 +60,20 @@ def has_gpu() -> bool:
 def device() -> dict[str, str | int]:
     """What trained: device name, back end and thread counts, for the run record."""
     start()
-    threads: dict[str, str | int] = {"omp_threads": os.environ.get("OMP_NUM_THREADS", "default")}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads: dict[str, str | int] = {"omp_threads": int(os.environ.get("OMP_NUM_THREADS", cores))}
     if name() == "tensorflow":
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
         label = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "CPU"
-        threads["intra_op_threads"] = tf.config.threading.get_intra_op_parallelism_threads()
-        threads["inter_op_threads"] = tf.config.threading.get_inter_op_parallelism_threads()
+        threads["intra_op_threads"] = tf.config.threading.get_intra_op_parallelism_threads() or cores
+        threads["inter_op_threads"] = tf.config.threading.get_inter_op_parallelism_threads() or cores
     else:
         import jax
 
         label = jax.devices()[0].device_kind
-    return {"device": f"{label} ({name()}, {len(os.sched_getaffinity(0))} cores)", **threads}
+    return {"device": f"{label} ({name()}, {cores} cores)", **threads}
 
 
 def feed(

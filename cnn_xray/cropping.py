@@ -7,14 +7,15 @@ uncropped network has as well.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
 from cnn_xray import attention, evidence
 from cnn_xray.dataset import Dataset
 from cnn_xray.errors import InputError
-from cnn_xray.evidence import explained
-from cnn_xray.records import Run
+from cnn_xray.evidence import Evidence, explained
 from cnn_xray.view import Placement, View, rectangle, shrunk, to_frame
 
 GRID = (112, 112)  # cells of the original frame on which maps of different windows are compared
@@ -30,7 +31,7 @@ def lung_loss(frame: Dataset, crops: tuple[float, ...], aspect: str, rows: np.nd
     """
     if frame.lungs is None:
         raise InputError("The loss of lung needs lung masks, and these data have none.")
-    rows = rows[frame.table["has_lung"].to_numpy()[rows]]
+    rows = rows[frame.lungs[rows].any(axis=(1, 2))]
     sizes = frame.table[["original_width", "original_height"]].astype(float).to_numpy()
     found = {}
     for crop in crops:
@@ -44,11 +45,14 @@ def lung_loss(frame: Dataset, crops: tuple[float, ...], aspect: str, rows: np.nd
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("crop")
 
 
-def framed_maps(run: Run, data: Dataset, rows: np.ndarray, explain: str) -> tuple[np.ndarray, np.ndarray]:
-    """Evidence maps of a run in the original frame, (n, *GRID) in logits per map cell, and the signs explained."""
-    found = evidence.closed_form(run.model(), data.pixels[rows])
+def framed_maps(model: Any, data: Dataset, rows: np.ndarray, images: np.ndarray | None = None) -> Evidence:
+    """Evidence of a network with its maps in the original frame, (n, *GRID) in logits per map cell.
+
+    Explained are the ``rows`` of ``data``, or ``images`` (n, S, S) uint8 put in their places.
+    """
+    found = evidence.closed_form(model, data.pixels[rows] if images is None else images)
     framed = to_frame(found.maps, [data.placements[row] for row in rows], GRID)
-    return framed, evidence.signs(found.logits, explain)
+    return Evidence(framed, found.logits, found.bias)
 
 
 def measure(

@@ -40,21 +40,6 @@ class Dataset:
         """Row numbers of the images in the given splits, ascending: (n,) int."""
         return np.flatnonzero(self.table["split"].isin(splits))
 
-    def take(self, rows: np.ndarray) -> Dataset:
-        """The same data set with only these rows, in this order; their arrays are read into memory."""
-        return Dataset(
-            self.name,
-            self.root,
-            self.table.iloc[rows].reset_index(drop=True),
-            self.view,
-            self.pixels[rows],
-            [self.placements[row] for row in rows],
-            None if self.lungs is None else self.lungs[rows],
-            None if self.artifacts is None else self.artifacts[rows],
-            self.fingerprint,
-            self.notes,
-        )
-
 
 def load(p: DataParameters, view: View | None = None) -> Dataset:
     """The data set that the parameters name, in their view (or in ``view``).
@@ -68,20 +53,26 @@ def load(p: DataParameters, view: View | None = None) -> Dataset:
     table, notes = source.table, list(source.notes)
     originals = _original_sizes(table, notes)
     stack = images.load(source.root, table["path"], view, cache, originals)
-    _report(stack.problems, table["path"], "images", p.on_bad_image, notes)
+    bad = {table["path"].iloc[row]: reason for row, reason in sorted(stack.problems.items())}
     masks = {}
     for column in ("lung_mask", "artifact_mask"):
         paths = table[column].where(~table.index.isin(list(stack.problems)))
         if paths.notna().any():
             masks[column] = images.load(source.root, paths, view, cache, originals, match_sizes=stack.sizes)
-            _report(masks[column].problems, paths, f"files of {column}", p.on_bad_image, notes)
+            bad |= {paths.iloc[row]: reason for row, reason in sorted(masks[column].problems.items())}
         table[f"has_{column.removesuffix('_mask')}"] = paths.notna() & ~table.index.isin(
             list(masks[column].problems) if column in masks else []
         )
+    if bad and p.on_bad_image == "error":
+        images.refuse(bad, "images and masks")
+    if len(stack.problems) == len(table):
+        raise InputError(f"None of the {len(table)} images can be read; there is nothing to go on with.")
+    if bad:
+        notes.append(f"{len(bad)} images and masks could not be read and were left out: {'; '.join(bad)}.")
     if table["original_width"].isna().all():
         table[["original_width", "original_height"]] = pd.DataFrame(stack.sizes).astype("Int64")
     kept = np.flatnonzero(~table.index.isin(list(stack.problems)))
-    content = images.digests([source.root / path for path in table["path"].iloc[kept]], cache)
+    content = [_content(source.root, table[name].iloc[kept], cache) for name in ("path", "lung_mask", "artifact_mask")]
     table = split.validation_split(table.iloc[kept].reset_index(drop=True), seed=p.seed)
     whole = len(kept) == len(stack.pixels)
     areas = {column: (mask.pixels if whole else mask.pixels[kept]) > 127 for column, mask in masks.items()}
@@ -120,17 +111,14 @@ def _original_sizes(table: pd.DataFrame, notes: list[str]) -> np.ndarray:
     return sizes
 
 
-def _report(problems: dict[int, str], paths: pd.Series, what: str, on_bad: str, notes: list[str]) -> None:
-    if not problems:
-        return
-    named = {paths.iloc[row]: reason for row, reason in sorted(problems.items())}
-    if on_bad == "error":
-        images.refuse(named, what)
-    if len(problems) == len(paths):
-        raise InputError(f"None of the {len(paths)} {what} can be read; there is nothing to go on with.")
-    notes.append(f"{len(problems)} {what} could not be read and were left out: " + "; ".join(named) + ".")
+def _content(root: Path, paths: pd.Series, cache: Path) -> list[str]:
+    """Content digest of every file, "none" where there is no path."""
+    digests = iter(images.digests([root / path for path in paths.dropna()], cache))
+    return ["none" if pd.isna(path) else next(digests) for path in paths]
 
 
-def _fingerprint(table: pd.DataFrame, content: list[str]) -> str:
-    rows = sorted(zip(content, table["label"].astype(str), table["split"], table["patient"], strict=True))
+def _fingerprint(table: pd.DataFrame, content: list[list[str]]) -> str:
+    """Digest of every image's and mask's content, label, split, patient and film size, whatever the order of the rows."""
+    columns = ["label", "split", "patient", "original_width", "original_height"]
+    rows = sorted(zip(*content, *(table[name].astype(str) for name in columns), strict=True))
     return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()

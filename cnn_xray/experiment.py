@@ -35,7 +35,7 @@ def run(p: TrainParameters, data: Dataset | None = None) -> Run:
         print(f"{found.id}: recorded already, reused", flush=True)
         return found
     print(f"{folder.name}: training on {len(data.rows('train')):,} images", flush=True)
-    with atomic_folder(folder, replace=p.rerun) as unfinished:
+    with atomic_folder(folder, replace=True) as unfinished:
         _execute(p, data, unfinished)
     return Run(folder)
 
@@ -58,6 +58,7 @@ def run_id(p: TrainParameters, data: Dataset) -> str:
 def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
     labels = data.table["label"].to_numpy()
     train, validation = data.rows("train"), data.rows("val")
+    environment = records.environment()
     begun = time.perf_counter()
     model = network.build(p)
     history = training.fit(model, p, (data.pixels[train], labels[train]), (data.pixels[validation], labels[validation]))
@@ -91,7 +92,7 @@ def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
         "data_fingerprint": data.fingerprint,
         "images": {split: int(count) for split, count in data.table["split"].value_counts().items()},
         "notes": list(data.notes),
-        **records.environment(),
+        **environment,
     }
     (folder / "run.json").write_text(json.dumps(record, indent=1, default=float))
 

@@ -67,7 +67,10 @@ def digests(files: list[Path], cache: Path) -> list[str]:
 
 
 def _digest(file: Path) -> str:
-    return hashlib.blake2b(file.read_bytes(), digest_size=12).hexdigest()
+    try:
+        return hashlib.blake2b(file.read_bytes(), digest_size=12).hexdigest()
+    except OSError:  # a folder, or no permission: decoding says which
+        return "unreadable"
 
 
 def load(
@@ -162,6 +165,8 @@ def decode(file: Path, wanted: int, must_be: tuple[int, int] | None = None) -> t
         raise
     except FileNotFoundError:
         raise UnreadableError("no such file") from None
+    except (IsADirectoryError, PermissionError) as problem:
+        raise UnreadableError("a folder" if isinstance(problem, IsADirectoryError) else "no permission") from None
     except Image.DecompressionBombError:
         raise UnreadableError(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
     except Exception as problem:  # Pillow raises many kinds for a damaged file; each is one unreadable file here

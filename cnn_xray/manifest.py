@@ -66,8 +66,13 @@ def _from_folder(folder: Path) -> Manifest:
     notes = [f"{nameless} file names carry no patient; each counts as a patient of its own."] if nameless else []
     if (folder / "metadata.csv").is_file():
         metadata = _csv(folder / "metadata.csv", required=("path",))
+        if not metadata["path"].isin(table["path"]).any():
+            raise InputError(f"No path in {folder / 'metadata.csv'} is that of an image, e.g. {metadata['path'].iloc[0]}.")
         known = ["path", *(name for name in OPTIONAL if name in metadata)]
         table = table.merge(metadata[known].drop_duplicates("path"), on="path", how="left")
+    if "lung_mask" not in table and (folder / "lung_masks").is_dir():
+        masks = "lung_masks/" + table["path"].str.replace(r"\.\w+$", ".png", regex=True)
+        table["lung_mask"] = masks.where([(folder / mask).is_file() for mask in masks])
     return Manifest(_typed(table), folder, folder.name, tuple(notes))
 
 
@@ -150,6 +155,9 @@ def _check(manifest: Manifest, place: Path) -> None:
         beyond = [path for path, full in whole.items() if not full.startswith(root + os.sep)]
         if beyond:
             raise InputError(f"{len(beyond)} entries of {name} lie outside {manifest.root}, e.g. {beyond[0]}.")
+        absolute = [path for path in whole if os.path.isabs(path)]
+        if absolute:
+            raise InputError(f"{name} {absolute[0]} is absolute; paths are relative to {manifest.root}.")
     repeated = table["path"][table["path"].duplicated()]
     if len(repeated):
         raise InputError(f"{len(repeated)} images stand in {place} more than once, e.g. {repeated.iloc[0]}.")

@@ -21,7 +21,7 @@ RANDOM_NETWORKS = 3
 
 
 def neutral_film(data: Dataset) -> np.ndarray:
-    """The mean of the two classes' mean training images, (S, S) float32: a border that carries no label."""
+    """The mean of the two classes' mean training images, (S, S) float32: the ring that every neutralised film gets."""
     rows = data.rows("train")
     labels = data.table["label"].to_numpy()[rows]
     means = [data.pixels[rows[labels == label]].mean(axis=0, dtype=np.float64) for label in (0, 1)]
@@ -31,22 +31,22 @@ def neutral_film(data: Dataset) -> np.ndarray:
 def neutralise(images: np.ndarray, neutral: np.ndarray, width: float) -> np.ndarray:
     """``images`` (N, S, S) uint8 with their outer ring replaced by that of ``neutral`` (S, S), seam feathered.
 
-    The ring is ``width`` of each side; over the innermost quarter of it the two are blended linearly.
+    The ring is ``width`` of each side, replaced whole; over the next quarter of ``width`` inwards the two are blended
+    linearly. Every film gets the same ring, so the ring tells no film from another.
     """
     size = images.shape[1]
     centres = (np.arange(size) + 0.5) / size
     depth = np.minimum(centres, 1 - centres)
     nearest = np.minimum(depth[:, None], depth[None, :])
-    share = np.clip((width - nearest) / (width / 4), 0, 1).astype(np.float32)
+    share = np.clip(1 - (nearest - width) / (width / 4), 0, 1).astype(np.float32)
     return np.round(images * (1 - share) + neutral * share).astype(np.uint8)
 
 
 def attention_beside_nulls(model: Any, p: TrainParameters, data: Dataset, rows: np.ndarray) -> pd.DataFrame:
     """Attention metrics of images and of every null, long: path, label, patient, arm and `attention.measure`'s columns.
 
-    Arms: ``image``; ``neutralised ring`` (explaining what was explained on the image itself); ``constant image``
-    (mid-grey of the training films) and ``randomised weights`` (mean over three fresh networks), each explaining its
-    own decision; ``uniform``.
+    Arms: ``image``; ``neutralised ring`` and ``constant image`` (one grey), explaining what was explained on the image
+    itself; ``randomised weights`` (mean over three fresh networks, each explaining its own decision); ``uniform``.
     """
     images = data.pixels[rows]
     table = data.table.iloc[rows].reset_index(drop=True)
@@ -65,8 +65,7 @@ def attention_beside_nulls(model: Any, p: TrainParameters, data: Dataset, rows: 
     arms["neutralised ring"] = measured(evidence.closed_form(model, neutralise(images, neutral, p.ring)).maps, sign)
     flat = np.full((1, *images.shape[1:]), round(float(neutral.mean())), np.uint8)
     constant = evidence.closed_form(model, flat)
-    repeated = np.repeat(constant.maps, len(rows), axis=0)
-    arms["constant image"] = measured(repeated, np.repeat(evidence.signs(constant.logits, p.explain), len(rows)))
+    arms["constant image"] = measured(np.repeat(constant.maps, len(rows), axis=0), sign)
     random = []
     for extra in range(1, RANDOM_NETWORKS + 1):
         fresh = network.build(p.model_copy(update={"seed": p.seed + 1_000_000 * extra}))

@@ -95,7 +95,7 @@ class TrainParameters(DataParameters):
     contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
     blur: float = Field(0.012, ge=0, le=0.1, description="largest random Gaussian blur, sd as fraction of the side")
     fill: Literal["constant", "reflect"] = Field("constant", description="constant | reflect, beyond the edge")
-    ring: float = Field(0.1, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
+    ring: float = Field(0.125, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
     explain: Literal["predicted", "pneumonia"] = Field("predicted", description="evidence for: predicted | pneumonia")
     rerun: bool = Field(False, description="train again although the run is recorded")
 

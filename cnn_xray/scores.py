@@ -88,21 +88,6 @@ def auc_with_interval(
     return estimate(classification_metrics(y, p)["auc"], replicates, patients)
 
 
-def auc_difference(
-    labels: ArrayLike, a: ArrayLike, b: ArrayLike, patients: Patients, n: int = REPLICATES, seed: int = 0
-) -> Estimate:
-    """AUC(a) − AUC(b) of two sets of probabilities for the same images.
-
-    Both are scored on the same resampled patients. Far narrower than the difference of two separate
-    intervals. Raises as classification_metrics does.
-    """
-    y, p = _checked(labels, a, patients)
-    _, q = _checked(labels, b, patients)
-    weights = bootstrap_weights(patients, n, seed)
-    value = classification_metrics(y, p)["auc"] - classification_metrics(y, q)["auc"]
-    return estimate(value, weighted_auc(y, p, weights) - weighted_auc(y, q, weights), patients)
-
-
 def weighted_auc(labels: NDArray[Any], probabilities: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
     """AUC of every replicate: a weighted Mann–Whitney statistic, ties counted half.
 

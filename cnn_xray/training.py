@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.metrics import log_loss, roc_auc_score
 
 from cnn_xray import backend
+from cnn_xray.errors import InputError
 from cnn_xray.parameters import TrainParameters
 
 WARM_UP = 0.1  # fraction of the steps over which the learning rate climbs
@@ -63,6 +64,8 @@ def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParame
 
         def on_epoch_end(self, epoch, logs):
             logits = predict(self.model, images)
+            if not np.isfinite(logits).all():
+                raise InputError(f"Training diverged in epoch {epoch + 1}; try a learning_rate below {p.learning_rate:g}.")
             logs["val_loss"] = float(log_loss(labels, probability(logits), labels=[0, 1]))
             logs["val_auc"] = float(roc_auc_score(labels, logits))
             now = time.perf_counter()

@@ -92,22 +92,6 @@ def to_frame(maps: np.ndarray, placements: list[Placement], shape: tuple[int, in
     return framed
 
 
-def from_frame(areas: np.ndarray, placements: list[Placement], shape: tuple[int, int]) -> np.ndarray:
-    """Carry ``areas`` (N, H, W) of the original frame onto the canvas grid: (N, *shape) float32 coverage.
-
-    The inverse direction of `to_frame`: each canvas cell gets the mean over itself of the area shown there;
-    padding counts as zero.
-    """
-    canvas = np.empty((len(areas), *shape), np.float32)
-    for i, (one, place) in enumerate(zip(areas, placements, strict=True)):
-        rows, columns = (
-            _overlap(_cell_edges(cells, place, axis), _edges(size)) * _shown(cells, place, axis)[:, None]
-            for axis, cells, size in ((1, shape[0], one.shape[0]), (0, shape[1], one.shape[1]))
-        )
-        canvas[i] = rows @ one.astype(np.float32) @ columns.T
-    return canvas
-
-
 def _edges(cells: int) -> np.ndarray:
     return np.linspace(0.0, 1.0, cells + 1)
 
@@ -118,12 +102,6 @@ def _cell_edges(cells: int, place: Placement, axis: int) -> np.ndarray:
     first, last = place.target[axis], place.target[axis + 2]
     shown = np.clip((_edges(cells) - first) / (last - first), 0.0, 1.0)
     return start + shown * (stop - start)
-
-
-def _shown(cells: int, place: Placement, axis: int) -> np.ndarray:
-    """Fraction of every canvas cell that shows the image rather than padding."""
-    inside = np.clip(_edges(cells), place.target[axis], place.target[axis + 2])
-    return np.diff(inside) * cells
 
 
 def _overlap(cells: np.ndarray, parts: np.ndarray) -> np.ndarray:

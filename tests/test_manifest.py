@@ -1,5 +1,7 @@
 """The manifest from a Kaggle folder and from a CSV, and every input it refuses."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -71,6 +73,20 @@ def test_metadata_beside_the_images_is_used(folder):
     assert table["lung_mask"].notna().sum() == 1
 
 
+def test_lung_masks_beside_the_images_are_used_without_metadata(folder):
+    mask = folder / "lung_masks/test/NORMAL/IM-0001-0001.png"
+    mask.parent.mkdir(parents=True)
+    mask.touch()
+    found = manifest.read(folder).table.set_index("path")["lung_mask"].dropna()
+    assert found.to_dict() == {"test/NORMAL/IM-0001-0001.jpeg": "lung_masks/test/NORMAL/IM-0001-0001.png"}
+
+
+def test_metadata_of_other_images_are_refused(folder):
+    (folder / "metadata.csv").write_text("path,original_width\nelsewhere.jpeg,100\n")
+    with pytest.raises(InputError, match="No path in .* is that of an image, e.g. elsewhere.jpeg"):
+        manifest.read(folder)
+
+
 def test_missing_empty_and_absent_folders(folder, tmp_path):
     with pytest.raises(InputError, match="No data at"):
         manifest.read(tmp_path / "nowhere")
@@ -111,6 +127,7 @@ def test_csv_of_the_users_own(tmp_path):
         ({"split": ["train"] * 4}, "no image in the split test"),
         ({"path": ["a.png", "../b.png", "c.png", "d.png"]}, "outside .* e.g. ../b.png"),
         ({"path": ["a.png", "/etc/b.png", "c.png", "d.png"]}, "outside .* e.g. /etc/b.png"),
+        ({"path": ["a.png", str(Path.cwd() / "b.png"), "c.png", "d.png"]}, "outside"),
         ({"path": ["a.png", "a.png", "c.png", "d.png"]}, "more than once, e.g. a.png"),
         ({"path": ["a.png", "", "c.png", "d.png"]}, "line 3: path is empty"),
         ({"patient": ["1", "2", "2", "4"]}, "1 patients .* both training and test data: 2"),

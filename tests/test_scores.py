@@ -9,7 +9,6 @@ from sklearn import metrics
 from cnn_xray.errors import InputError
 from cnn_xray.scores import (
     METRICS,
-    auc_difference,
     auc_with_interval,
     classification_metrics,
     sensitivity_threshold,
@@ -123,14 +122,6 @@ def test_auc_estimate_agrees_with_the_table():
     assert (result.value, result.low, result.high) == pytest.approx(tuple(row)) and result.n == 120
     assert math.isnan(auc_with_interval([1, 1], [0.3, 0.4], ["a", "b"]).value)
 
-
-def test_auc_difference_is_paired():
-    labels, probabilities, patients = tied_data()
-    same = auc_difference(labels, probabilities, probabilities / 2, patients, n=200)
-    assert (same.value, same.low, same.high) == (0, 0, 0)  # the ranking is the same on every resample
-    worse = auc_difference(labels, probabilities, 1 - probabilities, patients, n=200)
-    auc = classification_metrics(labels, probabilities)["auc"]
-    assert worse.value == pytest.approx(2 * auc - 1) and worse.low > 0
 
 
 def test_youden_threshold_worked_by_hand():
