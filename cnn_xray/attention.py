@@ -116,7 +116,8 @@ def uniform(
 ) -> pd.DataFrame:
     """What `measure` expects of a map that is the same everywhere; one row an image.
 
-    (Signed border evidence is the exception: its 0 means no border evidence.) Not computed from a constant map, whose ties would make the ranking metrics depend on the order of the cells.
+    Signed border evidence is the exception: its 0 means no border evidence. Not computed from a constant map, whose
+    ties would make the ranking metrics depend on the order of the cells.
     """
     none = np.full(rows, np.nan)
     share = none if lungs is None else np.where(lungs.any(axis=(1, 2)), lungs.mean(axis=(1, 2)), np.nan)

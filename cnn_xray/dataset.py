@@ -118,7 +118,7 @@ def _content(root: Path, paths: pd.Series, cache: Path) -> list[str]:
 
 
 def _fingerprint(table: pd.DataFrame, content: list[list[str]]) -> str:
-    """Digest of every image's and mask's content, label, split, patient and film size, whatever the order of the rows."""
+    """Digest of images and masks, labels, splits, patients and film sizes, whatever the order of the rows."""
     columns = ["label", "split", "patient", "original_width", "original_height"]
     rows = sorted(zip(*content, *(table[name].astype(str) for name in columns), strict=True))
     return hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest()

@@ -59,9 +59,7 @@ def grad_cam(model: Any, images: np.ndarray, layer: str = FEATURES, batch_size: 
     exist or has no map.
     """
     keras = backend.start()
-    known = [one.name for one in model.layers if len(one.output.shape) == 4 and one.name != "image"]
-    if layer not in known:
-        raise InputError(f"The network has no layer {layer!r} with a feature map; it has {', '.join(known)}.")
+    check_layer(model, layer)
     activations = model.get_layer(layer).output
     below, above = keras.Model(model.input, activations), keras.Model(activations, model.output)
     maps = []
@@ -70,6 +68,13 @@ def grad_cam(model: Any, images: np.ndarray, layer: str = FEATURES, batch_size: 
         values = np.asarray(keras.ops.convert_to_numpy(batch), np.float32)
         maps.append(combine(values, channel_weights(backend.gradient(above, batch))))
     return np.concatenate(maps)
+
+
+def check_layer(model: Any, layer: str) -> None:
+    """Raise `InputError` unless ``model`` has a layer of this name with a feature map."""
+    known = [one.name for one in model.layers if len(one.output.shape) == 4 and one.name != "image"]
+    if layer not in known:
+        raise InputError(f"The network has no layer {layer!r} with a feature map; it has {', '.join(known)}.")
 
 
 def channel_weights(gradient: np.ndarray) -> np.ndarray:

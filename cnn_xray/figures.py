@@ -161,6 +161,7 @@ def evidence_maps(
     lungs: np.ndarray | None = None,
     windows: dict[str, list[tuple[float, float, float, float]]] | None = None,
     films: dict[str, np.ndarray] | None = None,
+    unit: str = "logits per cell",
 ) -> Figure:
     """Films (N, S, S) and, beside each, the signed maps (N, h, w) of every column, all on one symmetric colour scale.
 
@@ -191,7 +192,7 @@ def evidence_maps(
         pad=0.01,
         extend="both",
     )
-    bar.set_label("evidence (logits per cell): < 0 NORMAL, > 0 PNEUMONIA", fontsize=8)
+    bar.set_label(f"evidence ({unit}): < 0 NORMAL, > 0 PNEUMONIA", fontsize=8)
     return figure
 
 

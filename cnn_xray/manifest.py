@@ -67,12 +67,14 @@ def _from_folder(folder: Path) -> Manifest:
     if (folder / "metadata.csv").is_file():
         metadata = _csv(folder / "metadata.csv", required=("path",))
         if not metadata["path"].isin(table["path"]).any():
-            raise InputError(f"No path in {folder / 'metadata.csv'} is that of an image, e.g. {metadata['path'].iloc[0]}.")
+            raise InputError(
+                f"No path in {folder / 'metadata.csv'} is that of an image, e.g. {metadata['path'].iloc[0]}."
+            )
         known = ["path", *(name for name in OPTIONAL if name in metadata)]
         table = table.merge(metadata[known].drop_duplicates("path"), on="path", how="left")
     if "lung_mask" not in table and (folder / "lung_masks").is_dir():
         masks = "lung_masks/" + table["path"].str.replace(r"\.\w+$", ".png", regex=True)
-        table["lung_mask"] = masks.where([(folder / mask).is_file() for mask in masks])
+        table["lung_mask"] = masks.where(np.array([(folder / mask).is_file() for mask in masks]))
     return Manifest(_typed(table), folder, folder.name, tuple(notes))
 
 

@@ -128,6 +128,15 @@ class CroppingParameters(TrainParameters):
             raise InputError(f"crop_after is {self.crop_after}, but it must be above crop, which is {self.crop}.")
         return self
 
+    @property
+    def locations(self) -> list[str]:
+        """Where the phantom's artifact lies in the arms compared: a border artifact has its twin inside the lungs."""
+        from cnn_xray import phantom_artifacts
+
+        movable = all(kind in phantom_artifacts.KINDS["inside"] for kind in self._kinds())
+        twin = self.data == PHANTOM and self.phantom_location == "border" and movable
+        return [self.phantom_location, "inside"] if twin else [self.phantom_location]
+
 
 NOTEBOOKS: dict[str, type[DataParameters]] = {
     "01_data_audit": AuditParameters,

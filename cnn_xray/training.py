@@ -65,7 +65,9 @@ def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParame
         def on_epoch_end(self, epoch, logs):
             logits = predict(self.model, images)
             if not np.isfinite(logits).all():
-                raise InputError(f"Training diverged in epoch {epoch + 1}; try a learning_rate below {p.learning_rate:g}.")
+                raise InputError(
+                    f"Training diverged in epoch {epoch + 1}; try a learning_rate below {p.learning_rate:g}."
+                )
             logs["val_loss"] = float(log_loss(labels, probability(logits), labels=[0, 1]))
             logs["val_auc"] = float(roc_auc_score(labels, logits))
             now = time.perf_counter()

@@ -123,7 +123,6 @@ def test_auc_estimate_agrees_with_the_table():
     assert math.isnan(auc_with_interval([1, 1], [0.3, 0.4], ["a", "b"]).value)
 
 
-
 def test_youden_threshold_worked_by_hand():
     # J at "p >= 0.9": 1/3, 0.8: 2/3, 0.7: 1/6, 0.2: 1/2, 0.1: 0. Best at 0.8, midway to 0.7.
     assert youden_threshold(LABELS, PROBABILITIES) == pytest.approx(0.75)
