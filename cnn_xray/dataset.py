@@ -107,7 +107,7 @@ def _original_sizes(table: pd.DataFrame, notes: list[str]) -> np.ndarray:
     unknown = np.isnan(sizes).any(axis=1)
     if unknown.any() and not unknown.all():
         sizes[unknown] = np.nanmedian(sizes, axis=0)
-        notes.append(f"{unknown.sum()} images have no known original size; they are shown in the median proportions.")
+        notes.append(f"{unknown.sum()} images have no known original size; they count as of median proportions.")
     return sizes
 
 

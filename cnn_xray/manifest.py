@@ -18,6 +18,11 @@ TEST_SPLITS = ("test", "neutral", "conflict", "clean")
 SPLITS = ("train", "val", *TEST_SPLITS)
 REQUIRED = ("path", "label", "split", "patient")
 OPTIONAL = ("original_width", "original_height", "lung_mask", "artifact_mask")
+ATTRIBUTION = (
+    "Films: Kermany, Zhang and Goldbaum, Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for "
+    "Classification, Mendeley Data v2, doi 10.17632/rscbjbr9sj.2, CC BY 4.0. Lung masks, where shown: v7labs, COVID-19 "
+    "X-ray dataset, CC BY 4.0."
+)
 IMAGE_ENDINGS = (".jpeg", ".jpg", ".png")
 
 
@@ -62,8 +67,10 @@ def _from_folder(folder: Path) -> Manifest:
             rows += [(f"{split}/{label}/{file.name}", label, split, patient_of(file.stem)) for file in files]
     table = pd.DataFrame(rows, columns=list(REQUIRED))
     nameless = int(table["patient"].isna().sum())
+    notes = [ATTRIBUTION] if nameless < len(table) else []  # the file names are Kermany's own
     table["patient"] = table["patient"].fillna(table["path"])
-    notes = [f"{nameless} file names carry no patient; each counts as a patient of its own."] if nameless else []
+    if nameless:
+        notes.append(f"{nameless} file names carry no patient; each counts as a patient of its own.")
     if (folder / "metadata.csv").is_file():
         metadata = _csv(folder / "metadata.csv", required=("path",))
         if not metadata["path"].isin(table["path"]).any():

@@ -60,7 +60,7 @@ def test_names_without_a_patient_are_said(folder):
     (folder / "train/NORMAL/scan7.png").touch()
     found = manifest.read(folder)
     assert found.table.set_index("path")["patient"]["train/NORMAL/scan7.png"] == "train/NORMAL/scan7.png"
-    assert "1 file names carry no patient" in found.notes[0]
+    assert "CC BY 4.0" in found.notes[0] and "1 file names carry no patient" in found.notes[1]
 
 
 def test_metadata_beside_the_images_is_used(folder):
