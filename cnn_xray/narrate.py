@@ -86,7 +86,7 @@ def table(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> None:
 def table_html(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> str:
     """The table as HTML: numbers are marked for alignment, missing values are a dash, all text is escaped."""
     if not isinstance(frame.index, pd.RangeIndex):
-        frame = frame.reset_index(names=[name or "" for name in frame.index.names])
+        frame = frame.reset_index(names=[name or "" for name in frame.index.names], allow_duplicates=True)
     kinds = [frame.dtypes.iloc[place] for place in range(frame.shape[1])]
     marks = [' class="number"' if is_numeric_dtype(k) and not is_bool_dtype(k) else "" for k in kinds]
     head = "".join(f"<th{mark}>{escape(str(name))}</th>" for name, mark in zip(frame, marks, strict=True))

@@ -228,3 +228,8 @@ def test_a_table_marks_numbers_and_escapes_text():
         '<tr><td>a</td><td class="number">1,200</td><td class="number">0.97</td><td>&lt;b&gt;</td><td>yes</td></tr>'
     )
     assert rows[2] == ('<tr><td>b</td><td class="number">3</td><td class="number">–</td><td>–</td><td>no</td></tr>')
+
+
+def test_a_table_with_two_unnamed_levels_keeps_both():
+    frame = pd.DataFrame({"AUC": [0.5]}, index=pd.MultiIndex.from_tuples([("border", "conflict")]))
+    assert "<td>border</td><td>conflict</td>" in narrate.table_html(frame)
