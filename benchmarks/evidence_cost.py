@@ -18,7 +18,7 @@ FILMS, REPETITIONS, BATCH = 624, 5, 64
 
 def main() -> None:
     """Time the forward pass, the closed form and gradient Grad-CAM on the same random films."""
-    p = TrainParameters(image_size=128)
+    p = TrainParameters(image_size=128, width=32)  # as on real films
     films = np.random.default_rng(0).integers(0, 256, (FILMS, 128, 128)).astype(np.uint8)
     model = network.build(p)
     mapper = evidence.mapper(model)
