@@ -89,8 +89,7 @@ class RandomAffine(keras.layers.Layer):
 class RandomBlur(keras.layers.Layer):
     """Blurs images by a Gaussian, each by its own, in training only; (N, H, W, 1) float keep their shape.
 
-    ``sigma``: largest standard deviation, px; every second image stays as it is. (Keras' own layer stops at 1 px,
-    which is less than what separates a film scanned at half the resolution.)
+    ``sigma``: largest standard deviation, px; every second image stays as it is. (Keras' own layer stops at 1 px.)
     """
 
     def __init__(self, sigma: float, seed: int = 0, **kwargs: Any):

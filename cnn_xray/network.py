@@ -1,7 +1,8 @@
 """The Conv2D / global-average-pooling network, from scratch, with its augmentation inside.
 
 conv → … → GAP → dropout → one Dense logit, so that the logit is a sum over the cells of the last feature map
-(`cnn_xray.evidence`). Functional, flat, every layer named.
+(`cnn_xray.evidence`). Functional, flat, every layer named. Each film is standardised to mean 0 and variance 1 first,
+so its overall exposure is no cue, and jitter of brightness and contrast acts only by what it saturates.
 """
 
 from __future__ import annotations
