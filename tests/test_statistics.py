@@ -3,19 +3,46 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
+from scipy import stats
+from sklearn import metrics
 
 from cnn_xray.errors import InputError
+from cnn_xray.scores import weighted_auc
 from cnn_xray.statistics import (
+    Comparison,
     Estimate,
+    bootstrap_p,
     bootstrap_weights,
     cluster_mean,
+    delong,
     estimate,
+    holm,
     interval,
+    mcnemar,
     paired_difference,
+    signed_rank,
 )
 
 NAN = float("nan")
+
+# Five positives and four negatives; scores tie within and across the classes.
+LABELS = np.array([1, 0, 1, 1, 0, 0, 1, 0, 1])
+SCORES_A = np.array([0.9, 0.4, 0.4, 0.7, 0.7, 0.1, 0.6, 0.2, 0.7])
+SCORES_B = np.array([0.5, 0.5, 0.8, 0.3, 0.6, 0.3, 0.2, 0.3, 0.9])
+
+
+def placements(scores: np.ndarray) -> tuple[list[float], list[float]]:
+    """DeLong's structural components of LABELS, pair by pair: of each positive and of each negative."""
+    positives, negatives = scores[LABELS == 1], scores[LABELS == 0]
+    wins = [[1.0 if x > y else 0.5 if x == y else 0.0 for y in negatives] for x in positives]
+    return [sum(row) / 4 for row in wins], [sum(column) / 5 for column in zip(*wins, strict=True)]
+
+
+def covariance(u: list[float], v: list[float]) -> float:
+    mean_u, mean_v = sum(u) / len(u), sum(v) / len(v)
+    return sum((a - mean_u) * (b - mean_v) for a, b in zip(u, v, strict=True)) / (len(u) - 1)
 
 
 def test_an_image_weighs_as_often_as_its_patient_was_drawn():
@@ -104,3 +131,189 @@ def test_an_estimate_prints_as_a_number_with_its_interval():
     assert f"AUC {result:.3f}" == "AUC 0.941 [0.915, 0.965]"
     assert str(Estimate(0.5, NAN, NAN, 3)) == "0.50 [no interval]"
     assert str(Estimate(NAN, NAN, NAN, 0)) == "undefined"
+
+
+def test_delong_equals_the_structural_components_written_out():
+    of_positives, of_negatives = placements(SCORES_A)
+    se = math.sqrt(covariance(of_positives, of_positives) / 5 + covariance(of_negatives, of_negatives) / 4)
+    auc = sum(of_positives) / 5
+    result = delong(LABELS, SCORES_A)
+    assert result.value == pytest.approx(auc) == pytest.approx(metrics.roc_auc_score(LABELS, SCORES_A))
+    assert result.se == pytest.approx(se) and result.n == 9
+    assert result.low == pytest.approx(auc - 1.959964 * se)
+    assert auc + 1.959964 * se > 1 and result.high == 1  # clipped
+    assert result.p == pytest.approx(2 * stats.norm.sf((auc - 0.5) / se))
+    # Only the ranks of the scores count, and the other way round is the other side of 0.5.
+    assert delong(LABELS.astype(bool), np.exp(3 * SCORES_A)) == result
+    mirrored = delong(LABELS, -SCORES_A)
+    assert (mirrored.value, mirrored.se, mirrored.p) == pytest.approx((1 - auc, se, result.p))
+
+
+def test_paired_delong_equals_the_structural_components_written_out():
+    (pos_a, neg_a), (pos_b, neg_b) = placements(SCORES_A), placements(SCORES_B)
+    of_positives = covariance(pos_a, pos_a) + covariance(pos_b, pos_b) - 2 * covariance(pos_a, pos_b)
+    of_negatives = covariance(neg_a, neg_a) + covariance(neg_b, neg_b) - 2 * covariance(neg_a, neg_b)
+    se = math.sqrt(of_positives / 5 + of_negatives / 4)
+    difference = (sum(pos_a) - sum(pos_b)) / 5
+    result = delong(LABELS, SCORES_A, SCORES_B)
+    assert result.value == pytest.approx(difference) and result.se == pytest.approx(se)
+    assert (result.low, result.high) == pytest.approx((difference - 1.959964 * se, difference + 1.959964 * se))
+    assert result.p == pytest.approx(2 * stats.norm.sf(abs(difference) / se))
+
+
+def test_paired_delong_agrees_with_the_bootstrap():
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 150)
+    shared = rng.normal(size=300) + labels
+    a, b = shared + rng.normal(size=300), shared + 2 * rng.normal(size=300)
+    weights = bootstrap_weights(np.arange(300), n=2000)
+    replicates = weighted_auc(labels, a, weights) - weighted_auc(labels, b, weights)
+    result = delong(labels, a, b)
+    assert result.se == pytest.approx(replicates.std(), rel=0.08)
+    assert (result.low, result.high) == pytest.approx(interval(replicates), abs=0.01)
+    assert result.p == pytest.approx(bootstrap_p(result.value, replicates), abs=0.02)
+
+
+def test_delong_without_variance_claims_nothing():
+    cases = [
+        (delong([1, 1, 0, 0], [0.9, 0.8, 0.2, 0.1]), 1, NAN),  # perfect separation
+        (delong([1, 1, 0, 0], [0.5, 0.5, 0.5, 0.5]), 0.5, 1),
+        (delong([1, 1, 0, 0], [4, 2, 3, 1], [0.4, 0.2, 0.3, 0.1]), 0, 1),  # the same order twice
+        (delong([1, 1, 0, 0], [4, 2, 3, 1], [3, 1, 4, 2]), 0.5, NAN),  # every image gains the same
+    ]
+    for result, value, p in cases:
+        assert (result.value, result.se, result.p) == pytest.approx((value, 0, p), nan_ok=True)
+        assert math.isnan(result.low) and math.isnan(result.high) and result.n == 4
+    alone = delong([1, 0, 0], [0.9, 0.95, 0.1])  # one positive has no variance
+    assert alone.value == 0.5 and math.isnan(alone.se) and math.isnan(alone.p)
+
+
+def test_delong_is_undefined_without_both_classes():
+    for labels in ([1, 1, 1], [0, 0, 0], []):
+        scores = np.linspace(0, 1, len(labels))
+        for result in (delong(labels, scores), delong(labels, scores, scores)):
+            assert np.isnan([result.value, result.low, result.high, result.p, result.se]).all()
+            assert result.n == len(labels) and str(result) == "undefined"
+
+
+def test_mcnemar_worked_by_hand():
+    # Of 20 images both get 8 right and 3 wrong; 8 only a, 1 only b: 2 (C(9,0) + C(9,1)) / 2⁹.
+    a = np.repeat([True, False, True, False], [8, 3, 8, 1])
+    b = np.repeat([True, False, False, True], [8, 3, 8, 1])
+    result = mcnemar(a, b)
+    assert result.value == pytest.approx(7 / 20) and result.n == 20
+    assert result.p == pytest.approx(2 * (1 + 9) / 2**9)
+    assert str(result) == "0.35 [no interval]"
+    assert mcnemar(b, a).value == pytest.approx(-7 / 20) and mcnemar(b, a).p == result.p
+    assert mcnemar(a, a).p == 1 and mcnemar(a, a).value == 0
+    assert mcnemar([True, False], [False, True]).p == 1
+    empty = mcnemar([], [])
+    assert math.isnan(empty.value) and math.isnan(empty.p) and empty.n == 0
+
+
+def test_hodges_lehmann_worked_by_hand():
+    # Walsh averages of -1, 2, 4, 11: -1, 0.5, 1.5, 2, 3, 4, 5, 6.5, 7.5, 11. W⁺ = 9, W⁻ = 1.
+    result = signed_rank([4, -1, NAN, 11, 2, math.inf])
+    assert result.value == 3.5 and result.n == 4
+    assert result.effect == pytest.approx(0.8) and result.p == pytest.approx(2 * 2 / 2**4)
+    assert math.isnan(result.low) and math.isnan(result.high)  # all positive has probability 1/16 > 2.5 %
+
+
+def test_the_interval_lies_between_two_walsh_averages_counted_by_hand():
+    # Seven: P(W⁺ <= 2) = 3/128 is below 2.5 %, P(W⁺ <= 3) = 5/128 is not, so the third from either end.
+    # Lowest -1, (-1+2)/2, (-1+3)/2; highest 20, (13+20)/2, (8+20)/2.
+    result = signed_rank([5, 20, -1, 3, 13, 2, 8])
+    assert (result.low, result.high) == (1, 14)
+    # Six: 1/64 is, 2/64 is not, so the ends themselves.
+    result = signed_rank([5, -1, 3, 13, 2, 8])
+    assert (result.low, result.high) == (-1, 13)
+
+
+def test_signed_rank_of_the_depression_scale_factors():
+    # Hollander & Wolfe 1999, table 3.1, the example of R's wilcox.test: V = 40 of 45, one-sided p = 0.01953.
+    # P(W⁺ <= 5) = 10/512 makes the bounds the sixth Walsh averages from the ends: 0.01 itself, (0.952 + 0.62) / 2.
+    x = np.array([1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30])
+    y = np.array([0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29])
+    result = signed_rank(x - y)
+    expected = Comparison(0.46, 0.010, 0.786, 9, 0.0390625, NAN, (40 - 5) / 45)
+    assert vars(result) == pytest.approx(vars(expected), nan_ok=True)
+
+
+@pytest.mark.parametrize("n", [20, 50, 51, 200])
+def test_the_interval_holds_the_shifts_that_scipy_does_not_reject(n):
+    differences = np.random.default_rng(n).normal(0.3, 1, n)
+    result = signed_rank(differences)
+    for bound, inwards in ((result.low, 1e-9), (result.high, -1e-9)):
+        assert stats.wilcoxon(differences - bound - inwards).pvalue > 0.05
+        assert stats.wilcoxon(differences - bound + inwards).pvalue <= 0.05
+
+
+def test_signed_rank_of_zeros_ties_and_nothing():
+    # Zeros count in the estimate, not in the test: 1, 1, 1 gives 2/2³ with or without them.
+    assert signed_rank([1, 1, 1]).p == pytest.approx(0.25)
+    with_zeros = signed_rank([0, 0, 0, 0, 0, 1, 1, 1])
+    assert with_zeros.p == pytest.approx(0.25) and with_zeros.effect == 1
+    assert with_zeros.n == 8 and (with_zeros.low, with_zeros.high) == (0, 1)
+    zeros = signed_rank([0.0] * 10)
+    assert (zeros.value, zeros.low, zeros.high, zeros.p) == (0, 0, 0, 1) and math.isnan(zeros.effect)
+    for nothing in (signed_rank([]), signed_rank([NAN, NAN])):
+        assert np.isnan([nothing.value, nothing.low, nothing.p, nothing.effect]).all() and nothing.n == 0
+
+
+def test_signed_rank_takes_a_whole_test_set():
+    differences = np.random.default_rng(0).normal(0.1, 1, 3000)
+    result = signed_rank(differences)
+    half = 1.959964 * math.sqrt(math.pi / 3 / 3000)  # asymptotic efficiency 3/π on normal numbers
+    assert result.value == pytest.approx(differences.mean(), abs=0.01)
+    assert (result.high - result.low) / 2 == pytest.approx(half, rel=0.05)
+
+
+def test_holm_worked_by_hand():
+    # Ordered 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last may not fall below the one before.
+    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
+    assert list(adjusted.index) == ["a", "b", "c", "d"]
+    assert list(adjusted) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert list(holm([0.4, 0.5])) == pytest.approx([0.8, 0.8]) and list(holm([0.7, 0.8])) == [1, 1]
+
+
+def test_holm_leaves_out_tests_that_were_not_made():
+    given = pd.Series([0.01, NAN, 0.04], index=["a", "b", "a"])
+    adjusted = holm(given)
+    assert list(adjusted.index) == ["a", "b", "a"]
+    assert list(adjusted) == pytest.approx([0.02, NAN, 0.04], nan_ok=True)
+    assert list(given) == pytest.approx([0.01, NAN, 0.04], nan_ok=True)  # left as it was
+    assert holm([NAN]).isna().all() and holm({}).empty and holm([]).dtype == np.float64
+
+
+def test_bootstrap_p_counts_replicates_on_either_side():
+    replicates = np.r_[np.full(3, -1.0), np.full(96, 2.0)]
+    assert bootstrap_p(1.5, replicates) == pytest.approx(2 * 4 / 100)
+    assert bootstrap_p(1.5, -replicates) == pytest.approx(2 * 4 / 100)
+    assert bootstrap_p(1.5, [*replicates, NAN, math.inf]) == pytest.approx(2 * 4 / 100)
+    assert bootstrap_p(1.5, replicates, null=-2) == pytest.approx(2 / 100)
+    assert bootstrap_p(0, [0, 0, 0]) == 1  # on neither side, so on both
+    assert bootstrap_p(0, [-1, 1]) == 1  # 2 · 2/3
+    assert np.isnan([bootstrap_p(NAN, replicates), bootstrap_p(1, [NAN]), bootstrap_p(1, [])]).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: delong([0, 2], [0.1, 0.2]), "labels 0 or 1"),
+        (lambda: delong([0, 1], [0.1, NAN]), "labels 0 or 1 and a score"),
+        (lambda: delong([0, 1], [0.1, 0.2], [0.1, NAN]), "labels 0 or 1 and a score"),
+        (lambda: delong([0, 1], [0.1, 0.2], [0.1]), r"\(2,\), \(2,\), \(1,\)"),
+        (lambda: delong([[0, 1]], [[0.1, 0.2]]), r"\(1, 2\)"),
+        (lambda: delong(["x", "y"], [0.1, 0.2]), "needs numbers"),
+        (lambda: mcnemar([True], [True, False]), r"\(1,\), \(2,\)"),
+        (lambda: mcnemar([0.9, 1], [1, 0]), "right or wrong"),
+        (lambda: mcnemar([1, NAN], [1, 0]), "right or wrong"),
+        (lambda: signed_rank([[1.0, 2.0]]), r"\(1, 2\)"),
+        (lambda: holm([0.5, 1.5]), r"0\.\.1"),
+        (lambda: holm([[0.5]]), "one p-value a test"),
+        (lambda: holm(np.ones((2, 2))), "one p-value a test"),
+    ],
+)
+def test_a_test_of_bad_input_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
