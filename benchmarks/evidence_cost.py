@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from cnn_xray import backend, evidence, network, training
+from cnn_xray import backend, cams, evidence, network, training
 from cnn_xray.parameters import TrainParameters
 
 FILMS, REPETITIONS, BATCH = 624, 5, 64
@@ -25,7 +25,7 @@ def main() -> None:
     ways = {
         "forward pass": lambda: training.predict(model, films, BATCH),
         "closed form": lambda: mapper.predict(**backend.feed(films, batch_size=BATCH), verbose=0),
-        "gradient Grad-CAM": lambda: evidence.grad_cam(model, films, batch_size=BATCH),
+        "gradient Grad-CAM": lambda: cams.cam(model, films, batch_size=BATCH),
     }
     for way in ways.values():
         way()  # the first call compiles

@@ -1,4 +1,4 @@
-"""Evidence maps: the exact closed form of a conv → GAP → Dense network, and gradient Grad-CAM for any layer.
+"""Evidence maps: the exact closed form of a conv → GAP → Dense network.
 
 Maps are raw and signed, in logit units: positive cells speak for PNEUMONIA, negative ones for NORMAL.
 """
@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from cnn_xray import backend
-from cnn_xray.errors import InputError
 from cnn_xray.network import FEATURES, LOGIT
 
 
@@ -49,42 +48,6 @@ def closed_form(model: Any, images: np.ndarray, batch_size: int = 64) -> Evidenc
     maps, logits = mapper(model).predict(**backend.feed(images, batch_size=batch_size), verbose=0)
     bias = float(keras.ops.convert_to_numpy(model.get_layer(LOGIT).bias)[0])
     return Evidence(np.asarray(maps, np.float32), np.asarray(logits[:, 0], np.float32), bias)
-
-
-def grad_cam(model: Any, images: np.ndarray, layer: str = FEATURES, batch_size: int = 64) -> np.ndarray:
-    """Gradient Grad-CAM of the logit at a named layer, signed (no ReLU): (N, h, w) float32.
-
-    Each channel is weighted by the mean of its gradient over the cells (Selvaraju et al. 2017, arXiv 1610.02391). At
-    the last feature map of this network it equals `closed_form`. Raises `InputError` for a layer that does not
-    exist or has no map.
-    """
-    keras = backend.start()
-    check_layer(model, layer)
-    activations = model.get_layer(layer).output
-    below, above = keras.Model(model.input, activations), keras.Model(activations, model.output)
-    maps = []
-    for start in range(0, len(images), batch_size):
-        batch = below(images[start : start + batch_size, ..., None], training=False)
-        values = np.asarray(keras.ops.convert_to_numpy(batch), np.float32)
-        maps.append(combine(values, channel_weights(backend.gradient(above, batch))))
-    return np.concatenate(maps)
-
-
-def check_layer(model: Any, layer: str) -> None:
-    """Raise `InputError` unless ``model`` has a layer of this name with a feature map."""
-    known = [one.name for one in model.layers if len(one.output.shape) == 4 and one.name != "image"]
-    if layer not in known:
-        raise InputError(f"The network has no layer {layer!r} with a feature map; it has {', '.join(known)}.")
-
-
-def channel_weights(gradient: np.ndarray) -> np.ndarray:
-    """Grad-CAM's channel weights (N, K): the mean of the gradient (N, h, w, K) over the cells, image by image."""
-    return gradient.mean(axis=(1, 2))
-
-
-def combine(activations: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sum over the channels: activations (N, h, w, K), weights (N, K) → signed maps (N, h, w)."""
-    return np.einsum("nhwk,nk->nhw", activations, weights, optimize=True)
 
 
 def explained(maps: np.ndarray, sign: np.ndarray) -> np.ndarray:
