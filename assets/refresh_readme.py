@@ -28,7 +28,7 @@ def results() -> str:
         "|---|---|---|---|",
         *(
             row(part, "conflict_auc", f"phantom, artifact: {location} | AUC with the artifact on the wrong class")
-            for location, part in phantom.groupby("phantom_location")
+            for location, part in phantom.groupby("artifact_location")
         ),
         row(kermany, "test_auc", "real films (624 for testing) | AUC"),
         row(kermany, "test_accuracy", "real films (624 for testing) | accuracy at 0.5"),

@@ -1,4 +1,4 @@
-"""Paint one scanner artifact on a film: a border artifact, one inside the lungs, or a global one.
+"""Scanner artifacts: which films get one, and how it is painted at the border, inside the lungs, or globally.
 
 Everything is painted on finished grey values, so a film with and without its artifact differ nowhere else.
 """
@@ -30,6 +30,19 @@ def check(location: str, kinds: tuple[str, ...]) -> None:
     if wrong or not kinds:
         what = f"The artifact {wrong[0]!r} cannot be at" if wrong else "No kind of artifact was given for"
         raise InputError(f"{what} the location {location!r}; choose from {', '.join(KINDS[location])}.")
+
+
+def test_sets(rho: float) -> dict[str, float | None]:
+    """The correlation of artifact and label in each of the four paired test sets; None = no artifact."""
+    return {"test": rho, "neutral": 0.0, "conflict": -1.0, "clean": None}
+
+
+def marked(label: int | bool, luck: float, rho: float | None) -> bool:
+    """Whether a film of this label has the artifact: with probability (1 + ρ)/2 for PNEUMONIA, (1 − ρ)/2 for NORMAL.
+
+    ``luck``, uniform in 0..1, is the film's own and the same in all sets, which makes them counterfactual twins.
+    """
+    return rho is not None and bool(label) == (luck < (1 + rho) / 2)
 
 
 def paint(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cnn_xray import images, manifest, phantom, split
+from cnn_xray import images, manifest, parts, phantom, planted, split
 from cnn_xray.errors import InputError
-from cnn_xray.parameters import DataParameters
+from cnn_xray.parameters import PHANTOM, DataParameters
 from cnn_xray.storage import cache_folder, resolve
 from cnn_xray.view import Placement, View
+
+FRAME_SIDE = 224  # px: least side of the frame in which artifacts are planted in real films
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def load(p: DataParameters, view: View | None = None) -> Dataset:
     table = split.validation_split(table.iloc[kept].reset_index(drop=True), seed=p.seed)
     whole = len(kept) == len(stack.pixels)
     areas = {column: (mask.pixels if whole else mask.pixels[kept]) > 127 for column, mask in masks.items()}
-    return Dataset(
+    data = Dataset(
         source.name,
         source.root,
         table,
@@ -88,6 +90,62 @@ def load(p: DataParameters, view: View | None = None) -> Dataset:
         _fingerprint(table, content),
         tuple(notes),
     )
+    if p.data != PHANTOM and p.rho is not None:
+        data = _with_artifact(data, p, p.rho)
+    if p.keep != "all":
+        data = _with_part(data, p)
+    return data if p.labels == "true" else _with_permuted_labels(data, p.seed)
+
+
+def _with_artifact(data: Dataset, p: DataParameters, rho: float) -> Dataset:
+    """Real films with an artifact planted in their original frame, the test split in four counterfactual versions."""
+    as_they_are = p.model_copy(update={"artifact_rho": None, "keep": "all", "labels": "true"})
+    whole = load(as_they_are, View(0.0, "squash", max(FRAME_SIDE, data.view.size)))
+    look = (p.artifact_location, p.kinds(), p.artifact_amplitude)
+    found = planted.plant(whole.pixels, data.table, whole.lungs, rho, *look, seed=p.seed)
+    table = data.table.iloc[found.source].assign(split=found.split, has_artifact=found.changed.any(axis=(1, 2)))
+    places = [data.placements[row] for row in found.source]
+    seen = [data.view.apply(film, place) for film, place in zip(found.films, places, strict=True)]
+    changed = [data.view.apply(area * np.uint8(255), place) for area, place in zip(found.changed, places, strict=True)]
+    return replace(
+        data,
+        table=table.reset_index(drop=True),
+        pixels=np.stack(seen),
+        placements=places,
+        lungs=None if data.lungs is None else data.lungs[found.source],
+        artifacts=np.stack(changed) > 127,
+        notes=(*data.notes, f"An artifact ({p.artifact_kinds}, {p.artifact_location}) was planted, ρ = {rho:g}."),
+    )
+
+
+def _with_part(data: Dataset, p: DataParameters) -> Dataset:
+    """Of every film only the part that ``keep`` names; films without a lung mask are left out where it needs one."""
+    rows, notes = np.arange(len(data.table)), data.notes
+    if p.keep in parts.NEED_LUNGS and data.lungs is not None:
+        rows = np.flatnonzero(data.lungs.any(axis=(1, 2)))
+        if len(rows) < len(data.table):
+            notes = (*notes, f"{len(data.table) - len(rows)} films without a lung mask were left out.")
+    table = data.table.iloc[rows].reset_index(drop=True)
+    lungs = None if data.lungs is None else data.lungs[rows]
+    train = np.flatnonzero(table["split"] == "train")
+    return replace(
+        data,
+        table=table,
+        pixels=parts.kept(data.pixels[rows], p.keep, p.ring, lungs, train),
+        placements=[data.placements[row] for row in rows],
+        lungs=lungs,
+        artifacts=None if data.artifacts is None else data.artifacts[rows],
+        notes=notes,
+    )
+
+
+def _with_permuted_labels(data: Dataset, seed: int) -> Dataset:
+    """Labels exchanged among the films of the training split, and among those of the validation split."""
+    table, rng = data.table.copy(), np.random.default_rng(seed)
+    for name in ("train", "val"):
+        rows = data.rows(name)
+        table.loc[rows, "label"] = rng.permutation(table.loc[rows, "label"])
+    return replace(data, table=table)
 
 
 def _source(p: DataParameters, cache: Path) -> manifest.Manifest:

@@ -14,7 +14,7 @@ import pandas as pd
 from cnn_xray import evidence, network, nulls, records, training
 from cnn_xray.dataset import Dataset, load
 from cnn_xray.manifest import TEST_SPLITS
-from cnn_xray.parameters import TrainParameters
+from cnn_xray.parameters import PHANTOM, TrainParameters
 from cnn_xray.records import Run
 from cnn_xray.scores import classification_metrics
 from cnn_xray.storage import atomic_folder, resolve
@@ -43,16 +43,19 @@ def run(p: TrainParameters, data: Dataset | None = None) -> Run:
 def identity(p: TrainParameters) -> dict[str, Any]:
     """The parameters that make one run differ from another on the same data."""
     elsewhere = {"data", "runs", "rerun", "on_bad_image"}
-    fields = [name for name in TrainParameters.model_fields if name not in elsewhere]
-    return {name: getattr(p, name) for name in fields if not name.startswith("phantom_")}
+    kept = [name for name in TrainParameters.model_fields if name not in elsewhere and not name.startswith("phantom_")]
+    planted = p.data != PHANTOM and p.rho is not None
+    return {name: getattr(p, name) for name in kept if planted or not name.startswith("artifact_")}
 
 
 def run_id(p: TrainParameters, data: Dataset) -> str:
     """Readable name of a run, unique to its parameters, its data's content and the method's version."""
     what = json.dumps([METHOD, identity(p), data.fingerprint], sort_keys=True)
     mark = hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
-    named = f"{p.phantom_location}-rho{p.phantom_rho:g}" if p.data == "phantom" else data.name
-    return f"{named}-{p.image_size}px-crop{p.crop:g}-seed{p.seed}-{mark}"
+    named = [data.name] if p.data != PHANTOM else []
+    named += [f"{p.artifact_location}-rho{p.rho:g}"] if p.rho is not None else []
+    seen = [p.keep] * (p.keep != "all") + [p.labels] * (p.labels != "true")
+    return "-".join([*named, f"{p.image_size}px", f"crop{p.crop:g}", *seen, f"seed{p.seed}", mark])
 
 
 def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
@@ -75,9 +78,10 @@ def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
     attended = nulls.attention_beside_nulls(model, p, data, data.rows("test"))
     attended.to_csv(folder / "attention.csv", index=False)
 
-    phantom = {name: getattr(p, name) for name in TrainParameters.model_fields if name.startswith("phantom_")}
+    names = [name for name in TrainParameters.model_fields if name.startswith(("phantom_", "artifact_"))]
+    phantom = {name: getattr(p, name) for name in names}
     record = {
-        "parameters": {"data": data.name, **identity(p), **(phantom if p.data == "phantom" else {})},
+        "parameters": {"data": data.name, **identity(p), **(phantom if p.data == PHANTOM else {})},
         "metrics": {
             **_scores(predictions),
             **_attention_means(attended),

@@ -15,6 +15,7 @@ import pandas as pd
 from cnn_xray import attention, evidence, network
 from cnn_xray.dataset import Dataset
 from cnn_xray.parameters import TrainParameters
+from cnn_xray.regions import blend, outer_ring
 from cnn_xray.view import area_mean, ring
 
 RANDOM_NETWORKS = 3
@@ -34,12 +35,7 @@ def neutralise(images: np.ndarray, neutral: np.ndarray, width: float) -> np.ndar
     The ring is ``width`` of each side, replaced whole; over the next quarter of ``width`` inwards the two are blended
     linearly. Every film gets the same ring, so the ring tells no film from another.
     """
-    size = images.shape[1]
-    centres = (np.arange(size) + 0.5) / size
-    depth = np.minimum(centres, 1 - centres)
-    nearest = np.minimum(depth[:, None], depth[None, :])
-    share = np.clip(1 - (nearest - width) / (width / 4), 0, 1).astype(np.float32)
-    return np.round(images * (1 - share) + neutral * share).astype(np.uint8)
+    return blend(images, neutral, outer_ring(images.shape[1], width))
 
 
 def attention_beside_nulls(model: Any, p: TrainParameters, data: Dataset, rows: np.ndarray) -> pd.DataFrame:

@@ -25,33 +25,49 @@ class DataParameters(Parameters):
     crop: float = Field(0.0, ge=0, lt=0.5, description="fraction cut from each side of the frame")
     aspect: Literal["squash", "letterbox", "square"] = Field("squash", description="squash | letterbox | square")
     phantom_images: int = Field(1200, ge=80, le=50_000, description="training films, 15 % to validate")
-    phantom_rho: float = Field(0.95, gt=-1, lt=1, description="correlation of artifact and label in training")
-    phantom_location: Literal["border", "inside", "global"] = Field(
+    artifact_rho: float | None = Field(
+        None,
+        gt=-1,
+        lt=1,
+        description="of artifact and label in training; None: 0.95 phantom, none in files",
+    )
+    artifact_location: Literal["border", "inside", "global"] = Field(
         "border", description="of the artifact: border | inside | global"
     )
-    phantom_kinds: str = Field("marker", min_length=1, description="kinds of artifact, separated by commas")
-    phantom_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
+    artifact_kinds: str = Field("marker", min_length=1, description="kinds of artifact, separated by commas")
+    artifact_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
     phantom_signal: float = Field(0.4, ge=0, le=2, description="strength of the opacities")
+    ring: float = Field(0.125, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
+    keep: Literal["all", "ring", "centre", "outside_box", "outside_lungs", "outline"] = Field(
+        "all", description="the only part seen: all | ring | centre | outside_box | outside_lungs | outline"
+    )
+    labels: Literal["true", "permuted"] = Field("true", description="of the training films: true | permuted")
     runs: str = Field("runs", min_length=1, description="folder of the run records")
 
     @model_validator(mode="after")
     def _possible_artifact(self) -> Self:
-        from cnn_xray import phantom_artifacts
+        from cnn_xray import artifacts
 
-        phantom_artifacts.check(self.phantom_location, self._kinds())
+        artifacts.check(self.artifact_location, self.kinds())
         return self
 
-    def _kinds(self) -> tuple[str, ...]:
-        return tuple(kind.strip() for kind in self.phantom_kinds.split(","))
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of artifact, one of which a marked film gets."""
+        return tuple(kind.strip() for kind in self.artifact_kinds.split(","))
 
     def resolved(self) -> Self:
         """The same with every None filled in by the kind of data."""
-        return self.model_copy(update={"image_size": self.side})
+        return self.model_copy(update={"image_size": self.side, "artifact_rho": self.rho})
 
     @property
     def side(self) -> int:
         """Pixels a side: image_size, or what suits the data."""
         return self.image_size or (64 if self.data == PHANTOM else 128)
+
+    @property
+    def rho(self) -> float | None:
+        """Correlation of artifact and label in training; None where nothing is planted."""
+        return 0.95 if self.artifact_rho is None and self.data == PHANTOM else self.artifact_rho
 
     def phantom_spec(self) -> PhantomSpec:
         """The phantom these parameters describe; a test set is a quarter of its training films, 24..300."""
@@ -61,10 +77,10 @@ class DataParameters(Parameters):
             images=self.phantom_images,
             test_images=min(max(self.phantom_images // 4, 24), 300),
             size=max(self.side, 128),
-            rho=self.phantom_rho,
-            location=self.phantom_location,
-            kinds=self._kinds(),
-            amplitude=self.phantom_amplitude,
+            rho=0.95 if self.rho is None else self.rho,
+            location=self.artifact_location,
+            kinds=self.kinds(),
+            amplitude=self.artifact_amplitude,
             signal=self.phantom_signal,
             seed=self.seed,
         )
@@ -95,7 +111,6 @@ class TrainParameters(DataParameters):
     contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
     blur: float = Field(0.012, ge=0, le=0.1, description="largest random Gaussian blur, sd as fraction of the side")
     fill: Literal["constant", "reflect"] = Field("constant", description="constant | reflect, beyond the edge")
-    ring: float = Field(0.125, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
     explain: Literal["predicted", "pneumonia"] = Field("predicted", description="evidence for: predicted | pneumonia")
     rerun: bool = Field(False, description="train again although the run is recorded")
 
@@ -131,11 +146,11 @@ class CroppingParameters(TrainParameters):
     @property
     def locations(self) -> list[str]:
         """Where the phantom's artifact lies in the arms compared: a border artifact has its twin inside the lungs."""
-        from cnn_xray import phantom_artifacts
+        from cnn_xray import artifacts
 
-        movable = all(kind in phantom_artifacts.KINDS["inside"] for kind in self._kinds())
-        twin = self.data == PHANTOM and self.phantom_location == "border" and movable
-        return [self.phantom_location, "inside"] if twin else [self.phantom_location]
+        movable = all(kind in artifacts.KINDS["inside"] for kind in self.kinds())
+        twin = self.data == PHANTOM and self.artifact_location == "border" and movable
+        return [self.artifact_location, "inside"] if twin else [self.artifact_location]
 
 
 NOTEBOOKS: dict[str, type[DataParameters]] = {

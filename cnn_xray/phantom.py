@@ -15,7 +15,7 @@ import pandas as pd
 from joblib import Parallel, delayed
 from scipy.special import ndtr, ndtri
 
-from cnn_xray import phantom_artifacts
+from cnn_xray import artifacts
 from cnn_xray.errors import InputError
 from cnn_xray.phantom_anatomy import film
 
@@ -48,7 +48,7 @@ class PhantomSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        phantom_artifacts.check(self.location, self.kinds)
+        artifacts.check(self.location, self.kinds)
         for name, low, high in (
             ("images", 2, 1_000_000),
             ("test_images", 2, 1_000_000),
@@ -108,21 +108,16 @@ def write(spec: PhantomSpec, folder: Path) -> Path:
 
 
 def _render(spec: PhantomSpec, folder: Path) -> None:
-    for name in ("train", *_test_sets(spec), "masks"):
+    for name in ("train", *artifacts.test_sets(spec.rho), "masks"):
         (folder / name).mkdir(parents=True)
     _png(folder / NOTHING, np.zeros((spec.size, spec.size), bool))
     tasks = [(TRAIN, i) for i in range(spec.images)] + [(TEST, i) for i in range(spec.test_images)]
     workers = Parallel(n_jobs=min(4, os.cpu_count() or 1), prefer="threads", batch_size=16)
     films = workers(delayed(_films)(spec, folder, *task) for task in tasks)
     table = pd.DataFrame([row for versions in films for row in versions])
-    order = {name: place for place, name in enumerate(("train", *_test_sets(spec)))}
+    order = {name: place for place, name in enumerate(("train", *artifacts.test_sets(spec.rho)))}
     table = table.sort_values("split", key=lambda split: split.map(order), kind="stable")
     table.to_csv(folder / "manifest.csv", index=False)
-
-
-def _test_sets(spec: PhantomSpec) -> dict[str, float | None]:
-    """The correlation of artifact and label in each test set; None = no artifact."""
-    return {"test": spec.rho, "neutral": 0.0, "conflict": -1.0, "clean": None}
 
 
 def _films(spec: PhantomSpec, folder: Path, group: int, index: int) -> list[dict[str, object]]:
@@ -139,9 +134,9 @@ def _films(spec: PhantomSpec, folder: Path, group: int, index: int) -> list[dict
     rng = stream(ARTIFACT, visit)
     luck, kind = rng.random(), spec.kinds[rng.integers(len(spec.kinds))]
     look = (spec.amplitude, spec.artifact_size, spec.position_jitter)
-    painted, changed = phantom_artifacts.paint(plain.image, plain.lungs, spec.location, kind, rng, *look)
-    sets = {"train": spec.rho} if group == TRAIN else _test_sets(spec)
-    has = {name: rho is not None and bool(label) == (luck < (1 + rho) / 2) for name, rho in sets.items()}
+    painted, changed = artifacts.paint(plain.image, plain.lungs, spec.location, kind, rng, *look)
+    sets = {"train": spec.rho} if group == TRAIN else artifacts.test_sets(spec.rho)
+    has = {name: artifacts.marked(label, luck, rho) for name, rho in sets.items()}
 
     people = "train" if group == TRAIN else "test"
     name = f"{people}-{index:05d}"

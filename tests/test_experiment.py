@@ -36,7 +36,7 @@ def test_a_run_leaves_a_whole_record(p):
     }  # fmt: skip
     record = run.record
     assert {"parameters", "metrics", "seed", "versions", "data_fingerprint", "git_commit", "device"} <= set(record)
-    assert record["parameters"]["epochs"] == 1 and record["parameters"]["phantom_rho"] == 0.95
+    assert record["parameters"]["epochs"] == 1 and record["parameters"]["artifact_rho"] == 0.95
     assert all(isinstance(value, int | float) for value in record["metrics"].values())
     assert {"test_auc", "test_accuracy", "conflict_auc", "neutral_auc", "clean_auc", "val_auc"} <= set(run.metrics)
     assert len(run.predictions) == (~(data.table["split"] == "train")).sum()
@@ -63,7 +63,7 @@ def test_a_recorded_run_is_reused_unless_asked(p, monkeypatch, capsys):
     assert records.find(experiment.run(p).folder)  # the failed repetition cost nothing
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"crop": 0.1}, {"learning_rate": 1e-4}, {"phantom_rho": 0.5}])
+@pytest.mark.parametrize("change", [{"seed": 1}, {"crop": 0.1}, {"learning_rate": 1e-4}, {"artifact_rho": 0.5}])
 def test_another_setting_is_another_run(p, change):
     ids = []
     for one in (p, p.model_copy(update=change)):

@@ -65,8 +65,8 @@ def test_a_whole_number_is_a_number():
 
 
 def test_artifacts_that_cannot_be_are_refused():
-    assert "'marker' cannot be at the location 'global'" in refusal(DataParameters, phantom_location="global")
-    p = DataParameters.from_mapping({"phantom_location": "inside", "phantom_kinds": "marker, tubing"})
+    assert "'marker' cannot be at the location 'global'" in refusal(DataParameters, artifact_location="global")
+    p = DataParameters.from_mapping({"artifact_location": "inside", "artifact_kinds": "marker, tubing"})
     assert p.phantom_spec().kinds == ("marker", "tubing")
 
 
@@ -92,7 +92,7 @@ def test_none_is_filled_in_by_the_kind_of_data_as_described():
 
 
 def test_the_phantom_follows_the_parameters():
-    spec = DataParameters(phantom_images=200, phantom_rho=0.0, image_size=256, seed=7).phantom_spec()
+    spec = DataParameters(phantom_images=200, artifact_rho=0.0, image_size=256, seed=7).phantom_spec()
     assert (spec.images, spec.test_images, spec.rho, spec.size, spec.seed) == (200, 50, 0.0, 256, 7)
     small, large = (
         DataParameters(phantom_images=80).phantom_spec(),

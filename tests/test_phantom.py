@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 
-from cnn_xray import phantom, phantom_anatomy, phantom_artifacts
+from cnn_xray import phantom, phantom_anatomy, artifacts
 from cnn_xray.errors import InputError
 from cnn_xray.phantom import PhantomSpec, d_prime, oracle_auc, write
 
@@ -75,11 +75,11 @@ def test_normal_films_have_no_opacity():
 
 
 @pytest.mark.parametrize("size", [64, 128])
-@pytest.mark.parametrize("kind", phantom_artifacts.KINDS["border"])
+@pytest.mark.parametrize("kind", artifacts.KINDS["border"])
 def test_a_crop_of_one_eighth_removes_every_pixel_of_a_border_artifact(kind, size):
     for number in range(6):
         film = one_film(size=size, number=number)
-        painted, mask = phantom_artifacts.paint(
+        painted, mask = artifacts.paint(
             film.image,
             film.lungs,
             "border",
@@ -94,11 +94,11 @@ def test_a_crop_of_one_eighth_removes_every_pixel_of_a_border_artifact(kind, siz
         np.testing.assert_array_equal(painted != film.image, mask)
 
 
-@pytest.mark.parametrize("kind", phantom_artifacts.KINDS["inside"])
+@pytest.mark.parametrize("kind", artifacts.KINDS["inside"])
 def test_an_inside_artifact_lies_in_the_lungs_whatever_its_size(kind):
     for number in range(6):
         film = one_film(number=number)
-        painted, mask = phantom_artifacts.paint(
+        painted, mask = artifacts.paint(
             film.image, film.lungs, "inside", kind, rng(number), 1.0, [1.0, 3.0, 0.5][number % 3], 2.0
         )
         assert mask.any() and not (mask & ~film.lungs).any()
@@ -107,17 +107,17 @@ def test_an_inside_artifact_lies_in_the_lungs_whatever_its_size(kind):
 
 def test_an_inside_marker_is_a_whole_letter_not_one_cut_off_by_the_lung():
     film = one_film()
-    _, mask = phantom_artifacts.paint(film.image, film.lungs, "inside", "marker", rng(0), position_jitter=0.0)
+    _, mask = artifacts.paint(film.image, film.lungs, "inside", "marker", rng(0), position_jitter=0.0)
     rows, columns = np.nonzero(mask)
     assert np.ptp(rows) + 1 == round(0.085 * 128) and np.ptp(columns) >= 5
 
 
 def test_global_artifacts_change_everything_and_have_an_empty_mask():
     film = one_film()
-    blurred, mask = phantom_artifacts.paint(film.image, film.lungs, "global", "blur", rng(0))
+    blurred, mask = artifacts.paint(film.image, film.lungs, "global", "blur", rng(0))
     assert not mask.any()
     assert np.abs(np.diff(blurred.astype(int))).mean() < 0.7 * np.abs(np.diff(film.image.astype(int))).mean()
-    flat, mask = phantom_artifacts.paint(film.image, film.lungs, "global", "contrast", rng(0), amplitude=1.0)
+    flat, mask = artifacts.paint(film.image, film.lungs, "global", "contrast", rng(0), amplitude=1.0)
     assert not mask.any()
     assert flat.std() == pytest.approx(film.image.std() / 1.6, rel=0.01)
     assert flat.mean() == pytest.approx(film.image.mean(), abs=0.5)
@@ -126,7 +126,7 @@ def test_global_artifacts_change_everything_and_have_an_empty_mask():
 def test_amplitude_scales_the_brightness_of_a_marker():
     black, nothing = np.zeros((128, 128), np.uint8), np.zeros((128, 128), bool)
     for amplitude in (0.2, 1.0):
-        painted, _ = phantom_artifacts.paint(black, nothing, "border", "marker", rng(0), amplitude)
+        painted, _ = artifacts.paint(black, nothing, "border", "marker", rng(0), amplitude)
         assert painted.max() == 150 * amplitude
 
 
@@ -135,7 +135,7 @@ def test_without_jitter_the_marker_is_always_at_the_same_place():
 
     def places(jitter):
         films = (
-            phantom_artifacts.paint(black, nothing, "border", "marker", rng(number), position_jitter=jitter)[1]
+            artifacts.paint(black, nothing, "border", "marker", rng(number), position_jitter=jitter)[1]
             for number in range(8)
         )
         return {mask.tobytes() for mask in films}

@@ -84,6 +84,6 @@ def test_a_slice_goes_the_whole_way(part, tmp_path):
     assert run.metrics["largest_evidence_residual"] < 1e-4
     attended = run.attention
     assert attended["lung_enrichment"].notna().all() and attended["artifact_sensitivity"].isna().all()
-    assert "phantom_rho" not in run.record["parameters"]
+    assert "artifact_rho" not in run.record["parameters"]
     assert not any(str(part) in str(value) for value in run.record["parameters"].values())
     assert isinstance(run.predictions, pd.DataFrame) and run.predictions["path"].str.startswith("t").any()
