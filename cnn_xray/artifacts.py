@@ -181,7 +181,7 @@ def _half(lungs: np.ndarray, left_of_film: bool) -> np.ndarray:
     half = lungs.copy()
     middle = len(lungs) // 2
     half[:, slice(middle, None) if left_of_film else slice(0, middle)] = False
-    return half
+    return half if 4 * half.sum() > lungs.sum() else lungs  # a film taken askew, or the mask of one lung
 
 
 def _fit(lungs: np.ndarray, text: str, height: float, jitter: float, rng: Generator, left_of_film: bool) -> np.ndarray:
@@ -199,6 +199,8 @@ def _fit(lungs: np.ndarray, text: str, height: float, jitter: float, rng: Genera
             break
         pixels -= 1
     y, x = np.nonzero(fits)
+    if not len(y):
+        raise InputError(f"A lung mask of {lung.sum()} px on a film of {side}×{side} px has no room for {text!r}.")
     target = np.array([rows.mean(), columns.mean()]) + shift - np.array(glyph.shape) / 2
     nearest = np.argmin((y - target[0]) ** 2 + (x - target[1]) ** 2)
     return _stamp(side, glyph, int(y[nearest]), int(x[nearest]))

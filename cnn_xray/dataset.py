@@ -98,22 +98,29 @@ def load(p: DataParameters, view: View | None = None) -> Dataset:
 
 
 def _with_artifact(data: Dataset, p: DataParameters, rho: float) -> Dataset:
-    """Real films with an artifact planted in their original frame, the test split in four counterfactual versions."""
+    """Real films with an artifact planted in their original frame, the test split in four counterfactual versions.
+
+    As in the phantom, ``table.artifact`` (0/1) says which films have it, and the mask of the others is empty. The mask
+    holds every pixel that the artifact touches: elsewhere the four versions are the same.
+    """
     as_they_are = p.model_copy(update={"artifact_rho": None, "keep": "all", "labels": "true"})
     whole = load(as_they_are, View(0.0, "squash", max(FRAME_SIDE, data.view.size)))
     look = (p.artifact_location, p.kinds(), p.artifact_amplitude)
-    found = planted.plant(whole.pixels, data.table, whole.lungs, rho, *look, seed=p.seed)
-    table = data.table.iloc[found.source].assign(split=found.split, has_artifact=found.changed.any(axis=(1, 2)))
-    places = [data.placements[row] for row in found.source]
-    seen = [data.view.apply(film, place) for film, place in zip(found.films, places, strict=True)]
-    changed = [data.view.apply(area * np.uint8(255), place) for area, place in zip(found.changed, places, strict=True)]
+    rows, splits, marked, seen, changed = [], [], [], [], []
+    for one in planted.plant(whole.pixels, data.table, whole.lungs, rho, *look, seed=p.seed):
+        rows.append(one.row)
+        splits.append(one.split)
+        marked.append(int(one.marked))
+        seen.append(data.view.apply(one.film, data.placements[one.row]))
+        changed.append(data.view.apply(one.changed * np.uint8(255), data.placements[one.row]) > 0)
+    table = data.table.iloc[rows].reset_index(drop=True)
     return replace(
         data,
-        table=table.reset_index(drop=True),
+        table=table.assign(split=splits, artifact=marked, has_artifact=True),
         pixels=np.stack(seen),
-        placements=places,
-        lungs=None if data.lungs is None else data.lungs[found.source],
-        artifacts=np.stack(changed) > 127,
+        placements=[data.placements[row] for row in rows],
+        lungs=None if data.lungs is None else data.lungs[rows],
+        artifacts=np.stack(changed),
         notes=(*data.notes, f"An artifact ({p.artifact_kinds}, {p.artifact_location}) was planted, ρ = {rho:g}."),
     )
 
@@ -126,6 +133,10 @@ def _with_part(data: Dataset, p: DataParameters) -> Dataset:
         if len(rows) < len(data.table):
             notes = (*notes, f"{len(data.table) - len(rows)} films without a lung mask were left out.")
     table = data.table.iloc[rows].reset_index(drop=True)
+    before, after = ({*zip(one["split"], one["label"], strict=True)} for one in (data.table, table))
+    for split_name, label in sorted(before - after):
+        which = f"{split_name} film that is {list(manifest.CLASSES)[label]}"
+        raise InputError(f"keep is {p.keep!r}, which needs lung masks, but no {which} has one.")
     lungs = None if data.lungs is None else data.lungs[rows]
     train = np.flatnonzero(table["split"] == "train")
     return replace(

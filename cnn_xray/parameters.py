@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -38,8 +38,8 @@ class DataParameters(Parameters):
     artifact_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
     phantom_signal: float = Field(0.4, ge=0, le=2, description="strength of the opacities")
     ring: float = Field(0.125, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
-    keep: Literal["all", "ring", "centre", "outside_box", "outside_lungs", "outline"] = Field(
-        "all", description="the only part seen: all | ring | centre | outside_box | outside_lungs | outline"
+    keep: Literal["all", "ring", "centre", "outside_box", "outside_lungs", "between", "outline"] = Field(
+        "all", description="all | ring | centre | outside_box | outside_lungs | between | outline: the part seen"
     )
     labels: Literal["true", "permuted"] = Field("true", description="of the training films: true | permuted")
     runs: str = Field("runs", min_length=1, description="folder of the run records")
@@ -131,7 +131,33 @@ class AttentionParameters(TrainParameters):
     examples: int = Field(6, ge=1, le=24, description="images shown")
 
 
-class CroppingParameters(TrainParameters):
+class ProbeParameters(TrainParameters):
+    """What the tests of a trained network share: small networks on part of the film, and transplants."""
+
+    probe_size: int | None = Field(None, ge=32, le=1024, description="px a side of probes; None: 64 phantom, 96 files")
+    probe_epochs: int = Field(8, ge=1, le=500, description="of the small networks that see part of the film")
+    donors: int = Field(4, ge=1, le=100, description="films of each class whose region is pasted into a film")
+
+    def probe(self, **changes: Any) -> TrainParameters:
+        """The small network and budget that all probes share, on these data in this view, with ``changes``."""
+        small = {
+            "image_size": self.probe_size or (64 if self.data == PHANTOM else 96),
+            "width": 16,
+            "epochs": self.probe_epochs,
+            "patience": self.probe_epochs,
+        }
+        same = {name: getattr(self, name) for name in TrainParameters.model_fields}
+        return TrainParameters.from_mapping(same | small | changes)
+
+
+class ShortcutParameters(ProbeParameters):
+    """04_shortcut_tests."""
+
+    layer: str = Field("relu0a", min_length=1, description="earlier layer at which gradient maps are compared")
+    n_seeds: int = Field(2, ge=1, le=100, description="trainings, from seed upwards; the tests are of the first")
+
+
+class CroppingParameters(ProbeParameters):
     """05_before_after_cropping."""
 
     crop_after: float = Field(0.125, gt=0, lt=0.5, description="crop of the second arm; the first has crop")
@@ -157,5 +183,6 @@ NOTEBOOKS: dict[str, type[DataParameters]] = {
     "01_data_audit": AuditParameters,
     "02_train": TrainParameters,
     "03_attention": AttentionParameters,
+    "04_shortcut_tests": ShortcutParameters,
     "05_before_after_cropping": CroppingParameters,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -11,16 +12,17 @@ from cnn_xray import artifacts
 from cnn_xray.errors import InputError
 
 
-@dataclass(frozen=True)
-class Planted:
-    """M films after planting, one a row: ``source`` (M,) the row each was made from; ``films`` (M, S, S) uint8;
-    ``changed`` (M, S, S) bool, the pixels of the artifact; ``split`` (M,) the set each belongs to.
+class Planted(NamedTuple):
+    """One film after planting: the ``row`` it was made from, the ``split`` it belongs to, and whether it is ``marked``.
+
+    ``film`` (S, S) uint8; ``changed`` (S, S) bool, the pixels of the artifact (none for a global one).
     """
 
-    source: np.ndarray
-    films: np.ndarray
+    row: int
+    split: str
+    marked: bool
+    film: np.ndarray
     changed: np.ndarray
-    split: np.ndarray
 
 
 def plant(
@@ -32,25 +34,30 @@ def plant(
     kinds: tuple[str, ...],
     amplitude: float,
     seed: int,
-) -> Planted:
-    """Whole films (N, S, S) uint8 with an artifact that correlates with the label by ``rho`` (-1..1).
+) -> Iterator[Planted]:
+    """Whole films (N, S, S) uint8, one after the other, with an artifact that correlates with the label by ``rho``.
 
-    Training and validation rows of ``table`` (split, label) stay one row each; every row of split ``test`` becomes four
-    (`artifacts.test_sets`). ``lungs`` (N, S, S) bool say where an artifact ``inside`` goes. Nothing is written to disk.
-    Raises `InputError` for an artifact inside the lungs of films without masks.
+    Training and validation rows of ``table`` (split, label) stay one film each; every row of split ``test`` becomes
+    four (`artifacts.test_sets`). ``rho`` is -1..1; ``lungs`` (N, S, S) bool say where an artifact ``inside`` goes.
+    Nothing is written to disk. Raises `InputError` for an artifact inside the lungs of films without masks, and for
+    data that have one of those four test sets besides ``test`` already.
     """
-    if location == "inside" and (lungs is None or not lungs.any(axis=(1, 2)).all()):
-        raise InputError("artifact_location is 'inside', which needs a lung mask for every film.")
-    source, made, changed, split = [], [], [], []
-    for row, (label, where) in enumerate(zip(table["label"], table["split"], strict=True)):
+    nowhere = 0 if location != "inside" else len(films) if lungs is None else (~lungs.any(axis=(1, 2))).sum()
+    if nowhere:
+        raise InputError(f"artifact_location is 'inside', but {nowhere} of {len(films)} films have no lung mask.")
+    taken = set(table["split"]) & set(artifacts.test_sets(rho)) - {"test"}
+    if taken:
+        raise InputError(
+            f"These data have the test set {', '.join(sorted(taken))}, which planting an artifact would make from "
+            "test: give artifact_rho for data with no test set but test."
+        )
+    for row, (label, split) in enumerate(zip(table["label"], table["split"], strict=True)):
         rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(row,)))
         luck, kind = rng.random(), kinds[rng.integers(len(kinds))]
         lung = np.zeros(films[row].shape, bool) if lungs is None else lungs[row]
-        painted, where_painted = artifacts.paint(films[row], lung, location, kind, rng, amplitude)
-        for name, correlation in (artifacts.test_sets(rho) if where == "test" else {where: rho}).items():
-            has = artifacts.marked(label, luck, correlation)
-            source.append(row)
-            made.append(painted if has else films[row])
-            changed.append(where_painted if has else np.zeros_like(where_painted))
-            split.append(name)
-    return Planted(np.array(source), np.stack(made), np.stack(changed), np.array(split))
+        painted, changed = artifacts.paint(films[row], lung, location, kind, rng, amplitude)
+        for name, correlation in (artifacts.test_sets(rho) if split == "test" else {split: rho}).items():
+            if artifacts.marked(label, luck, correlation):
+                yield Planted(row, name, True, painted, changed)
+            else:
+                yield Planted(row, name, False, films[row], np.zeros_like(changed))

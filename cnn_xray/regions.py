@@ -24,11 +24,11 @@ def outer_ring(size: int, width: float) -> np.ndarray:
 def inner_ring(size: int, width: float) -> np.ndarray:
     """The next ring inwards, from ``width`` to twice that, with a seam on both sides: (size, size).
 
-    Raises `InputError` where two rings of this width leave nothing of the film.
+    Raises `InputError` where two rings of this width, with their seams, meet in the middle of the film.
     """
-    if 2 * width * (1 + SEAM / 2) >= 0.5:
+    if 2 * width * (1 + SEAM) > 0.5:
         raise InputError(
-            f"ring is {width:g}, and a second ring of this width has no room on the film; try a ring below 0.22."
+            f"ring is {width:g}, and a second ring of this width has no room on the film; try a ring up to 0.2."
         )
     return outer_ring(size, 2 * width) * (1 - outer_ring(size, width))
 
@@ -44,9 +44,11 @@ def box(size: int, window: tuple[float, float, float, float], seam: float = 0.0)
 def lung_box(lungs: np.ndarray) -> tuple[float, float, float, float]:
     """The smallest rectangle that holds every pixel which is lung in at least half of the masks (N, S, S) bool.
 
-    Returns (left, top, right, bottom) fractions. Raises `InputError` when the masks have no such pixel.
+    Empty masks do not count. Returns (left, top, right, bottom) fractions. Raises `InputError` when there is no such
+    pixel.
     """
-    often = lungs[lungs.any(axis=(1, 2))].mean(axis=0) >= IN_BOX if lungs.any() else np.zeros(lungs.shape[1:], bool)
+    having = lungs[lungs.any(axis=(1, 2))]
+    often = having.sum(axis=0) >= max(1, IN_BOX * len(having))
     if not often.any():
         raise InputError("No pixel is lung in half of the films, so there is no lung box: check the lung masks.")
     rows, columns = np.flatnonzero(often.any(axis=1)), np.flatnonzero(often.any(axis=0))
@@ -57,8 +59,8 @@ def lung_box(lungs: np.ndarray) -> tuple[float, float, float, float]:
 def outside(areas: np.ndarray, seam: float) -> np.ndarray:
     """All but the given areas (N, S, S) bool, with a seam (fraction of the side) outwards from them: (N, S, S)."""
     size = areas.shape[1]
-    away = [cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, 3) / size for area in areas]
-    return 1 - _fall(np.array(away, np.float32).reshape(areas.shape), seam)
+    far = [cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for area in areas]
+    return 1 - _fall(np.array(far, np.float32).reshape(areas.shape) / size, seam)
 
 
 def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:

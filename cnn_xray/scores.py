@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn import metrics
 
 from cnn_xray.errors import InputError
-from cnn_xray.statistics import REPLICATES, Estimate, Patients, bootstrap_weights, estimate
+from cnn_xray.statistics import REPLICATES, Comparison, Patients, bootstrap_weights, compare, estimate
 
 METRICS = (
     "accuracy", "sensitivity", "specificity", "precision", "npv", "f1",
@@ -78,14 +78,14 @@ def with_intervals(
 
 def auc_with_interval(
     labels: ArrayLike, probabilities: ArrayLike, patients: Patients, n: int = REPLICATES, seed: int = 0
-) -> Estimate:
-    """Area under the ROC curve as an Estimate; NaN when a class is absent.
+) -> Comparison:
+    """Area under the ROC curve with its interval, p against 0.5; NaN when a class is absent.
 
     Raises as classification_metrics does.
     """
     y, p = _checked(labels, probabilities, patients)
     replicates = weighted_auc(y, p, bootstrap_weights(patients, n, seed))
-    return estimate(classification_metrics(y, p)["auc"], replicates, patients)
+    return compare(classification_metrics(y, p)["auc"], replicates, patients, null=0.5)
 
 
 def weighted_auc(labels: NDArray[Any], probabilities: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:

@@ -106,10 +106,17 @@ def estimate(value: float, replicates: ArrayLike, patients: Patients) -> Estimat
     """Put a value and its bootstrap replicates together; ``patients`` are those of the images it rests on.
 
     With fewer than two patients every replicate is the same draw: the bounds are NaN, not a false interval of
-    width 0.
+    width 0. They are NaN as well where the value is, even if some replicates are defined.
     """
-    low, high = interval(replicates) if pd.Series(patients).nunique() > 1 else (math.nan, math.nan)
+    known = pd.Series(patients).nunique() > 1 and not math.isnan(value)
+    low, high = interval(replicates) if known else (math.nan, math.nan)
     return Estimate(float(value), low, high, len(patients))
+
+
+def compare(value: float, replicates: ArrayLike, patients: Patients, null: float = 0.0) -> Comparison:
+    """`estimate` with `bootstrap_p` against ``null``; p is NaN with fewer than two patients."""
+    p = bootstrap_p(value, replicates, null) if pd.Series(patients).nunique() > 1 else math.nan
+    return Comparison(**vars(estimate(value, replicates, patients)), p=p)
 
 
 def cluster_mean(values: ArrayLike, patients: Patients, n: int = REPLICATES, seed: int = 0) -> Estimate:

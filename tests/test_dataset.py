@@ -7,10 +7,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cnn_xray import dataset
+from cnn_xray import dataset, parts
 from cnn_xray.errors import InputError
 from cnn_xray.parameters import DataParameters
 from cnn_xray.view import View
+
+MASKED = 10  # a seed that validates on films with a lung mask
 
 
 @pytest.fixture(autouse=True)
@@ -126,3 +128,109 @@ def test_a_crop_of_an_eighth_removes_the_border_artifact():
     p = DataParameters(phantom_images=80)
     assert dataset.load(p).artifacts.any()
     assert not dataset.load(p, View(0.125, "square", 64)).artifacts.any()
+
+
+# ---- a part of the film
+
+
+def test_films_without_a_mask_are_left_out_where_a_part_needs_one(films):
+    data = load(films, keep="outside_lungs", seed=MASKED)
+    assert data.table["path"].tolist() == [f"{i}.png" for i in range(0, 24, 2)]
+    assert len(data.pixels) == len(data.placements) == len(data.lungs) == 12 and data.artifacts is None
+    assert data.notes[-1] == "12 films without a lung mask were left out."
+    for film, mask, path in zip(data.pixels, data.lungs, data.table["path"], strict=True):
+        assert not film[mask].any() and mask.mean() == pytest.approx(0.25, abs=0.02)
+        assert film[~mask].mean() == pytest.approx(10 * int(path.removesuffix(".png")), abs=1)
+    assert data.rows("test").tolist() == [8, 9, 10, 11]
+
+
+def test_the_box_is_that_of_the_training_masks_alone(films):
+    table = load(films).table
+    for name, split in zip(table["path"], table["split"], strict=True):
+        mask = np.full((40, 40), 255, np.uint8)  # of films that must not be looked at
+        if split == "train":
+            mask = np.pad(np.full((20, 20), 255, np.uint8), 10)
+        Image.fromarray(mask).save(films / f"mask{name}")
+    table.assign(lung_mask="mask" + table["path"]).to_csv(films / "manifest.csv", index=False)
+    data = load(films, keep="outside_box", crop=0.1)
+    assert len(data.table) == 24 and set(data.table["split"]) == {"train", "val", "test"}
+    box = np.zeros((32, 32), bool)
+    box[6:26, 6:26] = True  # 10:30 of 40 px, of which the crop cut four
+    black = data.pixels[data.table["path"] != "0.png"] == 0  # that film is black throughout
+    assert (black == box).all()
+
+
+def test_a_part_of_the_phantom_keeps_its_pairs():
+    whole = dataset.load(DataParameters(phantom_images=80, ring=0.125))
+    data = dataset.load(DataParameters(phantom_images=80, ring=0.125, keep="centre"))
+    assert (data.pixels[:, :8] == 128).all() and (data.pixels[:, :, -8:] == 128).all()
+    np.testing.assert_array_equal(data.pixels[:, 8:-8, 8:-8], whole.pixels[:, 8:-8, 8:-8])
+    np.testing.assert_array_equal(data.pixels[data.rows("conflict")], data.pixels[data.rows("clean")])
+    assert (whole.pixels[whole.rows("conflict")] != whole.pixels[whole.rows("clean")]).any()
+
+
+@pytest.mark.parametrize("part", parts.NEED_LUNGS)
+def test_a_part_that_needs_masks_says_so_where_there_are_none(films, part):
+    table = pd.read_csv(films / "manifest.csv").drop(columns="lung_mask")
+    table.to_csv(films / "manifest.csv", index=False)
+    with pytest.raises(InputError, match=rf"^keep is '{part}', which needs lung masks, and these data have none\.$"):
+        load(films, keep=part)
+
+
+def test_masks_for_one_class_or_one_split_are_not_enough(films):
+    table = pd.read_csv(films / "manifest.csv")
+    table.loc[(table["split"] == "test") & (table["label"] == 1), "lung_mask"] = np.nan
+    table.to_csv(films / "manifest.csv", index=False)
+    with pytest.raises(InputError, match="no test film that is PNEUMONIA has one"):
+        load(films, keep="outline")
+    assert len(load(films, keep="ring").table) == 24
+
+
+def test_empty_masks_are_no_masks(films):
+    for mask in films.glob("mask*.png"):
+        Image.fromarray(np.zeros((40, 40), np.uint8)).save(mask)
+    with pytest.raises(InputError, match="which needs lung masks, but no"):
+        load(films, keep="outside_lungs")
+
+
+@pytest.mark.parametrize("ring", [0.49, 0.01])
+def test_a_ring_that_leaves_all_or_nothing_is_refused(films, ring):
+    with pytest.raises(InputError, match=f"ring is {ring}, which is"):
+        load(films, keep="centre", ring=ring)
+
+
+# ---- permuted labels
+
+
+def test_permuting_moves_only_the_labels_of_training_and_validation():
+    true = dataset.load(DataParameters(phantom_images=160))
+    permuted = dataset.load(DataParameters(phantom_images=160, labels="permuted"))
+    fit, test = true.rows("train", "val"), true.rows("test", "neutral", "conflict", "clean")
+    labels = [data.table["label"].to_numpy() for data in (true, permuted)]
+    assert (labels[0][test] == labels[1][test]).all()
+    for name in ("train", "val"):
+        rows = true.rows(name)
+        assert labels[0][rows].sum() == labels[1][rows].sum()
+        assert (labels[0][rows] == labels[1][rows]).mean() == pytest.approx(0.5, abs=0.25)
+    same = [column for column in true.table if column != "label"]
+    pd.testing.assert_frame_equal(true.table[same], permuted.table[same])
+    np.testing.assert_array_equal(true.pixels[fit], permuted.pixels[fit])
+    assert (dataset.load(DataParameters(phantom_images=160, labels="permuted")).table["label"] == labels[1]).all()
+
+
+def test_the_fingerprint_is_that_of_the_files_whatever_is_kept_planted_or_permuted(films):
+    first = load(films, seed=MASKED).fingerprint
+    for change in ({"keep": "outline"}, {"keep": "ring"}, {"artifact_rho": 0.5}, {"labels": "permuted"}):
+        assert load(films, seed=MASKED, **change).fingerprint == first
+
+
+def test_planted_films_without_masks_are_left_out_in_all_four_versions(films):
+    data = load(films, artifact_rho=0.5, keep="outside_lungs", seed=MASKED)
+    assert data.table["split"].isin(["train", "val"]).sum() == 8
+    tests = data.table.groupby("split")["path"].agg(list)[["test", "neutral", "conflict", "clean"]]
+    assert all(paths == ["16.png", "18.png", "20.png", "22.png"] for paths in tests)
+    assert len(data.pixels) == len(data.placements) == len(data.lungs) == len(data.artifacts) == 24
+    assert data.artifacts.any(axis=(1, 2)).tolist() == (data.table["artifact"] == 1).tolist()
+    marked = data.table["artifact"] == 1
+    for film, area, path in zip(data.pixels[marked], data.artifacts[marked], data.table["path"][marked], strict=True):
+        assert film[area].max() > 10 * int(path.removesuffix(".png")) + 5

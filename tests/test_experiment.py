@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cnn_xray import dataset, experiment, records
 from cnn_xray.parameters import TrainParameters
@@ -70,6 +71,45 @@ def test_another_setting_is_another_run(p, change):
         one = one.resolved()
         ids.append(experiment.run_id(one, dataset.load(one)))
     assert ids[0] != ids[1]
+
+
+@pytest.fixture(scope="module")
+def films(place):
+    """A manifest of grey films of one size, half of them with a lung mask."""
+    lines = ["path,label,split,patient,lung_mask"]
+    (place / "films").mkdir()
+    for i in range(24):
+        Image.fromarray(np.full((32, 32), 100 + i, np.uint8)).save(place / "films" / f"{i}.png")
+        Image.fromarray(np.pad(np.full((16, 16), 255, np.uint8), 8)).save(place / "films" / f"mask{i}.png")
+        lines.append(f"{i}.png,{i % 2},{'train' if i < 16 else 'test'},p{i},mask{i}.png")
+    (place / "films" / "manifest.csv").write_text("\n".join(lines))
+    return str(place / "films" / "manifest.csv")
+
+
+def run_id(films, **more):
+    p = TrainParameters(data=films, image_size=32, **more).resolved()
+    return experiment.run_id(p, dataset.load(p))
+
+
+def test_what_is_seen_planted_or_permuted_is_another_run(films):
+    parts = [{"keep": part} for part in ("ring", "centre", "outside_box", "outside_lungs", "outline", "between")]
+    planted = [{"artifact_rho": 0.5}, {"artifact_rho": 0.0}, {"artifact_rho": 0.5, "artifact_kinds": "text"}]
+    more = [{}, *parts, *planted, {"labels": "permuted"}, {"labels": "permuted", "keep": "ring"}]
+    more += [{"artifact_rho": 0.5, "artifact_amplitude": 0.5}, {"keep": "ring", "ring": 0.2}]
+    ids = [run_id(films, **change) for change in more]
+    assert len(set(ids)) == len(ids)
+    assert ids[0].startswith("films-32px-crop0-seed0-")
+    assert ids[1].startswith("films-32px-crop0-ring-seed0-")
+    assert ids[7].startswith("films-border-rho0.5-32px-crop0-seed0-")
+    assert run_id(films, labels="permuted", keep="ring").startswith("films-32px-crop0-ring-permuted-seed0-")
+
+
+def test_how_an_artifact_looks_that_is_not_planted_is_no_part_of_the_run(films):
+    other = {"artifact_location": "inside", "artifact_kinds": "tubing", "artifact_amplitude": 2.0}
+    assert run_id(films) == run_id(films, **other)
+    assert run_id(films, artifact_rho=0.5) != run_id(films, artifact_rho=0.5, **other)
+    identity = experiment.identity(TrainParameters(data=films))
+    assert not [name for name in identity if name.startswith("artifact_")] and identity["keep"] == "all"
 
 
 def test_where_things_lie_is_no_part_of_the_run(p):

@@ -45,6 +45,9 @@ def refusal(cls, **values) -> str:
         ({"flip": "false"}, "flip is 'false', but it must be True or False."),
         ({"flip": 1}, "flip is 1, but it must be True or False."),
         ({"aspect": "round"}, "aspect is 'round', but it must be one of 'squash', 'letterbox', 'square'."),
+        ({"ring": 0.5}, "ring is 0.5, but it must be a number above 0 and below 0.5."),
+        ({"artifact_rho": 1}, "artifact_rho is 1, but it must be a number above -1 and below 1, or None."),
+        ({"labels": "shuffled"}, "labels is 'shuffled', but it must be one of 'true', 'permuted'."),
         ({"data": ""}, "data is '', but it must be a text that is not empty."),
         ({"data": 2024}, "data is 2024, but it must be a text that is not empty."),
         ({"epohs": 3}, "There is no parameter 'epohs'; the nearest one is 'epochs'."),
@@ -82,6 +85,9 @@ def test_parameters_cannot_be_changed_afterwards():
 
 def test_none_is_filled_in_by_the_kind_of_data_as_described():
     optional = {name: field for name, field in TrainParameters.model_fields.items() if field.default is None}
+    assert (optional.pop("artifact_rho").description or "").endswith("None: 0.95 phantom, none in files")
+    for artifact_rho, data, expected in ((None, "phantom", 0.95), (None, "films", None), (0.0, "films", 0.0)):
+        assert TrainParameters(data=data, artifact_rho=artifact_rho).resolved().artifact_rho == expected
     assert {"image_size", "width"} <= set(optional)
     for name, field in optional.items():
         phantom, files = map(int, re.search(r"None: (\d+) phantom, (\d+) files$", field.description).groups())

@@ -9,7 +9,7 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 
-from cnn_xray import phantom, phantom_anatomy, artifacts
+from cnn_xray import artifacts, phantom, phantom_anatomy
 from cnn_xray.errors import InputError
 from cnn_xray.phantom import PhantomSpec, d_prime, oracle_auc, write
 
@@ -74,7 +74,7 @@ def test_normal_films_have_no_opacity():
 # ---- artifacts
 
 
-@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("size", [64, 128, 224])
 @pytest.mark.parametrize("kind", artifacts.KINDS["border"])
 def test_a_crop_of_one_eighth_removes_every_pixel_of_a_border_artifact(kind, size):
     for number in range(6):
@@ -110,6 +110,22 @@ def test_an_inside_marker_is_a_whole_letter_not_one_cut_off_by_the_lung():
     _, mask = artifacts.paint(film.image, film.lungs, "inside", "marker", rng(0), position_jitter=0.0)
     rows, columns = np.nonzero(mask)
     assert np.ptp(rows) + 1 == round(0.085 * 128) and np.ptp(columns) >= 5
+
+
+@pytest.mark.parametrize("kind", artifacts.KINDS["inside"])
+def test_one_lung_is_enough_for_an_inside_artifact(kind):
+    lungs = np.zeros((224, 224), bool)
+    lungs[60:180, 20:100] = lungs[100:102, 100:115] = True  # a lung, and a sliver of it beyond the middle
+    for number in range(12):  # with a jitter of 2 either lung is wanted
+        _, mask = artifacts.paint(np.zeros((224, 224), np.uint8), lungs, "inside", kind, rng(number), 1.0, 1.0, 2.0)
+        assert mask.any() and not (mask & ~lungs).any()
+
+
+def test_a_lung_without_room_for_a_letter_is_said_in_a_sentence():
+    lungs = np.zeros((64, 64), bool)
+    lungs[30, 20] = True
+    with pytest.raises(InputError, match="A lung mask of 1 px on a film of 64×64 px has no room for 'R'"):
+        artifacts.paint(np.zeros((64, 64), np.uint8), lungs, "inside", "marker", rng(0), position_jitter=0.0)
 
 
 def test_global_artifacts_change_everything_and_have_an_empty_mask():

@@ -16,7 +16,7 @@ from cnn_xray.scores import (
     with_intervals,
     youden_threshold,
 )
-from cnn_xray.statistics import bootstrap_weights
+from cnn_xray.statistics import bootstrap_p, bootstrap_weights
 
 # By falling probability: 1 1 0 1 0. At 0.5: TP 2, FN 1, FP 1, TN 1.
 LABELS = [1, 1, 1, 0, 0]
@@ -121,6 +121,15 @@ def test_auc_estimate_agrees_with_the_table():
     row = with_intervals(*data, n=300).loc["auc"]
     assert (result.value, result.low, result.high) == pytest.approx(tuple(row)) and result.n == 120
     assert math.isnan(auc_with_interval([1, 1], [0.3, 0.4], ["a", "b"]).value)
+
+
+def test_the_auc_is_compared_with_chance():
+    labels, probabilities, patients = tied_data()
+    result = auc_with_interval(labels, probabilities, patients, n=300)
+    replicates = weighted_auc(labels, probabilities, bootstrap_weights(patients, n=300))
+    assert result.p == bootstrap_p(result.value, replicates, null=0.5) == pytest.approx(2 / 301)
+    assert auc_with_interval(labels, np.full(120, 0.3), patients, n=300).p == 1
+    assert math.isnan(auc_with_interval([0, 1], [0.3, 0.4], ["a", "a"]).p)
 
 
 def test_youden_threshold_worked_by_hand():

@@ -16,6 +16,7 @@ from cnn_xray.statistics import (
     bootstrap_p,
     bootstrap_weights,
     cluster_mean,
+    compare,
     delong,
     estimate,
     holm,
@@ -294,6 +295,21 @@ def test_bootstrap_p_counts_replicates_on_either_side():
     assert bootstrap_p(0, [0, 0, 0]) == 1  # on neither side, so on both
     assert bootstrap_p(0, [-1, 1]) == 1  # 2 · 2/3
     assert np.isnan([bootstrap_p(NAN, replicates), bootstrap_p(1, [NAN]), bootstrap_p(1, [])]).all()
+
+
+def test_a_comparison_is_the_estimate_with_its_p():
+    replicates = np.r_[np.full(3, -1.0), np.full(96, 2.0)]
+    result = compare(1.5, replicates, ["a", "b", "b"])
+    assert (result.value, result.n, result.p) == (1.5, 3, 8 / 100)
+    assert (result.low, result.high) == interval(replicates)
+    assert compare(1.5, replicates, ["a", "b"], null=-2).p == 2 / 100
+
+
+def test_what_one_patient_or_no_value_gives_is_not_compared():
+    alone = compare(1.5, [1.5, 1.5], ["a", "a"])
+    assert alone.value == 1.5 and alone.n == 2 and np.isnan([alone.low, alone.high, alone.p]).all()
+    undefined = compare(NAN, [0.1, 0.2, 0.3], ["a", "b"])  # some replicates are defined, the value is not
+    assert np.isnan([undefined.low, undefined.high, undefined.p]).all() and undefined.n == 2
 
 
 @pytest.mark.parametrize(
