@@ -7,7 +7,7 @@ logit and s = +1 for NORMAL, −1 for PNEUMONIA:
     τ_i = s_i (mean Δz cross − mean Δz same),      R = mean τ / (mean z | PNEUMONIA − mean z | NORMAL)
 
 R is the share of the network's own class difference that moves with the region: 1 for the whole film, 0 for a
-region that tells it nothing.
+region that tells it nothing. A film without a donor in either arm has no τ_i and counts in neither part of R.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from cnn_xray import regions
 from cnn_xray.dataset import Dataset
 from cnn_xray.errors import InputError
 from cnn_xray.regions import blend
-from cnn_xray.statistics import REPLICATES, Estimate, bootstrap_p, bootstrap_weights, estimate
+from cnn_xray.statistics import REPLICATES, Comparison, bootstrap_weights, compare, estimate
 from cnn_xray.training import predict
 
-CHUNK = 2048  # composites held at a time
+CHUNK = 512  # composites held at a time
 REGIONS = ("outer ring", "inner ring", "outside the lungs", "lung box")
+_SIDES = {"NORMAL": 0, "PNEUMONIA": 1}
+_ARMS = {"cross": True, "same": False}
 
 
 def donors(labels: np.ndarray, patients: np.ndarray, count: int, seed: int) -> pd.DataFrame:
@@ -36,29 +39,31 @@ def donors(labels: np.ndarray, patients: np.ndarray, count: int, seed: int) -> p
     fewer where there are not so many films of other patients, none where there is none. Within a class every film gives
     about equally often, which keeps a few odd donors from deciding the figure.
     """
+    labels, patients = np.asarray(labels), np.asarray(patients)
     rng = np.random.default_rng(seed)
     pairs = []
     for give in (0, 1):
         pool = np.flatnonzero(labels == give)
         for take in (0, 1):
-            takers = np.flatnonzero(labels == take)
             turns = np.zeros(len(pool), int)
-            for taker in rng.permutation(takers):
+            for taker in rng.permutation(np.flatnonzero(labels == take)):
                 allowed = patients[pool] != patients[taker]
                 order = np.lexsort((rng.random(len(pool)), turns, ~allowed))[: min(count, allowed.sum())]
                 turns[order] += 1
-                pairs += [(taker, pool[one], give != take) for one in order]
-    return pd.DataFrame(pairs, columns=["recipient", "donor", "cross"]).sort_values(
-        ["recipient", "cross"], kind="stable"
-    )
+                pairs += [(taker, giver, give != take) for giver in pool[order]]
+    table = pd.DataFrame(pairs, columns=["recipient", "donor", "cross"])
+    table = table.astype({"recipient": int, "donor": int, "cross": bool})  # also where there is no pair at all
+    return table.sort_values(["recipient", "cross"], kind="stable", ignore_index=True)
 
 
 def masks(region: str, data: Dataset, width: float) -> np.ndarray | None:
-    """The soft mask of a region, (S, S), or None where it is each pair's own (``outside the lungs``).
+    """The soft mask of one of `REGIONS`, (S, S), or None where it is each pair's own (``outside the lungs``).
 
     ``width`` is that of a ring, fraction of the side. Raises `InputError` for a region that these films do not have.
     """
     size = data.view.size
+    if region not in REGIONS:
+        raise InputError(f"There is no region {region!r}; choose one of {', '.join(REGIONS)}.")
     if region == "outer ring":
         return regions.outer_ring(size, width)
     if region == "inner ring":
@@ -70,6 +75,19 @@ def masks(region: str, data: Dataset, width: float) -> np.ndarray | None:
     return None
 
 
+def composites(
+    data: Dataset, recipients: np.ndarray, donors: np.ndarray, mask: np.ndarray | None, width: float
+) -> np.ndarray:
+    """Films (n, S, S) uint8: row ``recipients[i]`` of the data with the region of row ``donors[i]`` pasted in.
+
+    ``mask`` is that of `masks`; None exchanges all but the lungs of either film.
+    """
+    if mask is None:
+        assert data.lungs is not None
+        mask = regions.outside(data.lungs[recipients] | data.lungs[donors], width * regions.SEAM)
+    return blend(data.pixels[recipients], data.pixels[donors], mask)
+
+
 def exchange(
     model: Any, data: Dataset, rows: np.ndarray, pairs: pd.DataFrame, region: str, width: float
 ) -> pd.DataFrame:
@@ -79,86 +97,121 @@ def exchange(
     film, and pairs with a film without a lung mask are left out. Composites are made and scored in batches.
     """
     mask = masks(region, data, width)
-    table = data.table.iloc[rows]
-    films = data.pixels[rows]
     if mask is None:
         assert data.lungs is not None
         has = data.lungs[rows].any(axis=(1, 2))
         pairs = pairs[has[pairs["recipient"]] & has[pairs["donor"]]]
-    z = predict(model, films)
-    found = np.empty(len(pairs), np.float32)
+    taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
+    composite = np.empty(len(pairs), np.float32)
     for start in range(0, len(pairs), CHUNK):
-        part = pairs.iloc[start : start + CHUNK]
-        taker, giver = part["recipient"].to_numpy(), part["donor"].to_numpy()
-        own = mask
-        if own is None:
-            own = regions.outside(data.lungs[rows[taker]] | data.lungs[rows[giver]], width * regions.SEAM)
-        found[start : start + CHUNK] = predict(model, blend(films[taker], films[giver], own))
-    labels, patients = table["label"].to_numpy(), table["patient"].to_numpy()
-    columns = {}
-    for who in ("recipient", "donor"):
-        numbers = pairs[who].to_numpy()
-        columns |= {f"{who}_label": labels[numbers], f"{who}_patient": patients[numbers]}
-    return pairs.assign(**columns, z=z[pairs["recipient"].to_numpy()], composite=found).reset_index(drop=True)
+        part = slice(start, start + CHUNK)
+        composite[part] = predict(model, composites(data, rows[taker[part]], rows[giver[part]], mask, width))
+    labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
+    return pairs.assign(
+        recipient_label=labels[taker],
+        recipient_patient=patients[taker],
+        donor_label=labels[giver],
+        donor_patient=patients[giver],
+        z=predict(model, data.pixels[rows])[taker],
+        composite=composite,
+    ).reset_index(drop=True)
+
+
+def counts(exchanged: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
+    """What the figures rest on; one row a class of recipients, index NORMAL, PNEUMONIA.
+
+    labels (N,): of the films that were numbered. Columns: ``films``; ``pairs cross``, ``pairs same``; ``films without
+    cross``, ``films without same``; ``films without tau``, which lack the one or the other.
+    """
+    labels = np.asarray(labels)
+    given = {
+        arm: np.bincount(exchanged["recipient"][exchanged["cross"] == cross], minlength=len(labels))
+        for arm, cross in _ARMS.items()
+    }
+    rows = {}
+    for name, label in _SIDES.items():
+        own = {arm: number[labels == label] for arm, number in given.items()}
+        rows[name] = {
+            "films": (labels == label).sum(),
+            **{f"pairs {arm}": number.sum() for arm, number in own.items()},
+            **{f"films without {arm}": (number == 0).sum() for arm, number in own.items()},
+            "films without tau": ((own["cross"] == 0) | (own["same"] == 0)).sum(),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def reliance(
     exchanged: pd.DataFrame, labels: np.ndarray, logits: np.ndarray, patients: np.ndarray, seed: int = 0
-) -> dict[str, Estimate]:
-    """τ by class, R, and the flip rates of `exchange`'s pairs, each with its interval by patient.
+) -> dict[str, Comparison]:
+    """R, τ by class, and the flip rates of `exchange`'s pairs, each with its interval by patient and p against 0.
 
     labels, logits, patients (N,): of the films that were numbered. Names: ``R``, ``tau NORMAL``, ``tau
-    PNEUMONIA`` (logits), and ``flips cross NORMAL``, … (share of the pairs whose composite is decided otherwise
-    than the recipient). A film is recipient and donor, so both are resampled: a pair counts w_i · w_j times (the
+    PNEUMONIA`` (logits), and ``flips cross NORMAL``, … (of a film's composites, the share decided otherwise than the
+    film itself, mean over films; a share is never below 0, so p is NaN). ``n``: the films that have such a figure.
+    A film is recipient and donor, so both are resampled: film i counts w_i times, and donor j within it w_j times (the
     pigeonhole bootstrap, Owen 2007, Annals of Applied Statistics 1:386), which is on the safe side. NaN where a
-    class has no pair, or the network no class difference to share out.
+    class has no film with both arms, or the network no class difference to share out.
     """
-    weights = bootstrap_weights(patients, REPLICATES, seed).astype(np.float32)
-    every = np.vstack([np.ones(len(labels), np.float32), weights])  # the first row is the sample itself
-    values = _figures(exchanged, np.asarray(labels), np.asarray(logits, float), every)
-    return {name: estimate(found[0], found[1:], patients) for name, found in values.items()}
+    patients = np.asarray(patients)
+    figures = _figures(exchanged, labels, logits, _weights(patients, seed))
+    result = {}
+    for name, (found, rests_on) in figures.items():
+        if name.startswith("flips"):
+            result[name] = Comparison(**vars(estimate(found[0], found[1:], patients[rests_on])), p=math.nan)
+        else:
+            result[name] = compare(found[0], found[1:], patients[rests_on])
+    return result
 
 
-def excess(
-    ring: pd.DataFrame, inner: pd.DataFrame, shares: tuple[float, float], labels: np.ndarray, logits: np.ndarray,
-    patients: np.ndarray, seed: int = 0,
-) -> tuple[Estimate, float]:  # fmt: skip
-    """R of the outer ring per share of the film, less that of the inner ring, with interval and two-sided p.
-
-    ``shares``: the part of the film that each region covers. Above 0 the network leans on the border as such;
-    around or below 0, what it reads there is read as well (or better) further in, and no crop of the border takes
-    it away.
-    """
-    every = np.vstack([np.ones(len(labels)), bootstrap_weights(patients, REPLICATES, seed)]).astype(np.float32)
-    logits = np.asarray(logits, float)
-    outer, next_one = (_figures(found, np.asarray(labels), logits, every)["R"] for found in (ring, inner))
-    difference = outer / shares[0] - next_one / shares[1]
-    return estimate(difference[0], difference[1:], patients), bootstrap_p(difference[0], difference[1:])
+def _weights(patients: np.ndarray, seed: int) -> np.ndarray:
+    """The sample itself, then its replicates: (1 + REPLICATES, N) float32."""
+    drawn = bootstrap_weights(patients, REPLICATES, seed).astype(np.float32)
+    return np.vstack([np.ones(len(patients), np.float32), drawn])
 
 
-def _figures(found: pd.DataFrame, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """Every figure of `reliance` for each row of weights (n, N): name → (n,)."""
-    taker, giver = found["recipient"].to_numpy(), found["donor"].to_numpy()
-    change = (found["composite"] - found["z"]).to_numpy(float)
-    flips = ((found["composite"] > 0) != (found["z"] > 0)).to_numpy(float)
-    cross = found["cross"].to_numpy(bool)
-    sides = {"NORMAL": 0, "PNEUMONIA": 1}
-    figures, totals = {}, []
+def _figures(
+    found: pd.DataFrame, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Every figure of `reliance` for each row of weights (n, N), with the films it rests on: (n,) and (N,) bool."""
+    labels, logits = np.asarray(labels), np.asarray(logits, float)
+    change = found["composite"] - found["z"]
+    flips = (found["composite"] > 0) != (found["z"] > 0)
+    moved, flipped = (
+        {arm: _over_donors(values, found, found["cross"] == cross, weights) for arm, cross in _ARMS.items()}
+        for values in (change, flips)
+    )
+    tau = np.where(labels == 0, 1, -1) * (moved["cross"] - moved["same"])
+    took_part = ~np.isnan(tau[0])
+    of_class = {name: labels == label for name, label in _SIDES.items()}
+    films = {name: took_part & own for name, own in of_class.items()}
+    figures = {f"tau {name}": (_over_films(tau, weights, own), own) for name, own in films.items()}
+    for arm, values in flipped.items():
+        for name, own in of_class.items():
+            rests_on = own & ~np.isnan(values[0])
+            figures[f"flips {arm} {name}"] = _over_films(values, weights, rests_on), rests_on
     with np.errstate(invalid="ignore", divide="ignore"):
-        for name, label in sides.items():
-            of_class = labels[taker] == label
-            moved, flipped = {}, {}
-            for arm in (True, False):
-                pick = of_class & (cross == arm)
-                both = weights[:, taker[pick]] * weights[:, giver[pick]]
-                total = both.sum(axis=1)
-                moved[arm], flipped[arm] = both @ change[pick] / total, both @ flips[pick] / total
-            tau = (1 if label == 0 else -1) * (moved[True] - moved[False])
-            figures[f"tau {name}"] = tau
-            figures[f"flips cross {name}"], figures[f"flips same {name}"] = flipped[True], flipped[False]
-            totals.append(weights[:, labels == label].sum(axis=1))
-        normal, pneumonia = (weights[:, labels == k] @ logits[labels == k] / totals[k] for k in (0, 1))
-        mean = (totals[0] * figures["tau NORMAL"] + totals[1] * figures["tau PNEUMONIA"]) / (totals[0] + totals[1])
-        difference = pneumonia - normal
-        figures["R"] = np.where(difference > 0, mean / difference, math.nan)
-    return {"R": figures.pop("R"), **figures}
+        total = {name: weights[:, own].sum(axis=1) for name, own in films.items()}
+        level = {name: weights[:, own] @ logits[own] / total[name] for name, own in films.items()}
+        mean = sum(total[name] * figures[f"tau {name}"][0] for name in _SIDES) / sum(total.values())
+        difference = level["PNEUMONIA"] - level["NORMAL"]
+        R = np.where(difference > 0, mean / difference, math.nan)
+    return {"R": (R, took_part), **figures}
+
+
+def _over_donors(values: pd.Series, pairs: pd.DataFrame, arm: pd.Series, weights: np.ndarray) -> np.ndarray:
+    """Mean of the pairs of one arm within every recipient, donors weighted (n, N): (n, N), NaN without a donor."""
+    shape = (weights.shape[1],) * 2
+    where = (pairs["recipient"][arm], pairs["donor"][arm])
+
+    def summed(numbers: np.ndarray) -> np.ndarray:
+        return (sparse.csr_array((numbers, where), shape=shape) @ weights.T).T
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return summed(values[arm].to_numpy(np.float32)) / summed(np.ones(int(arm.sum()), np.float32))
+
+
+def _over_films(values: np.ndarray, weights: np.ndarray, films: np.ndarray) -> np.ndarray:
+    """Weighted mean of values (n, N) over some films, those that are NaN in a row left out of it: (n,)."""
+    counted = np.where(np.isnan(values[:, films]), 0, weights[:, films])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (counted * np.nan_to_num(values[:, films])).sum(axis=1, dtype=float) / counted.sum(axis=1, dtype=float)
