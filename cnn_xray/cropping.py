@@ -16,6 +16,7 @@ from cnn_xray import attention, evidence
 from cnn_xray.dataset import Dataset
 from cnn_xray.errors import InputError
 from cnn_xray.evidence import Evidence, explained
+from cnn_xray.parameters import DataParameters
 from cnn_xray.view import Placement, View, rectangle, shrunk, to_frame
 
 GRID = (112, 112)  # cells of the original frame on which maps of different windows are compared
@@ -53,6 +54,12 @@ def framed_maps(model: Any, data: Dataset, rows: np.ndarray, images: np.ndarray 
     found = evidence.closed_form(model, data.pixels[rows] if images is None else images)
     framed = to_frame(found.maps, [data.placements[row] for row in rows], GRID)
     return Evidence(framed, found.logits, found.bias)
+
+
+def seen_windows(data: Dataset, rows: np.ndarray, p: DataParameters) -> list[tuple[float, float, float, float]]:
+    """What of each film the network sees other than plain grey: the window, less a masked border."""
+    masked = p.ring if p.keep == "centre" else 0.0
+    return [shrunk(data.placements[row].window, masked) for row in rows]
 
 
 def measure(

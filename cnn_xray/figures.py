@@ -25,6 +25,7 @@ NAMES = {0: "NORMAL", 1: "PNEUMONIA"}
 COLOURS = {"NORMAL": "#2b6ca3", "PNEUMONIA": "#d9822b"}
 GREY = "#777777"
 EVIDENCE = "RdBu_r"
+CONDITIONS = {"before": "before\ncropping", "masked": "border\nmasked", "after": "after\ncropping"}
 
 sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
 
@@ -239,10 +240,32 @@ def mean_maps(maps: dict[str, np.ndarray]) -> Figure:
     return figure
 
 
-def before_after(table: pd.DataFrame, value: str, ylabel: str, chance: float | None = None) -> Figure:
-    """One panel a ``group``, one line a seed from ``before`` to ``after``; ``table`` also has condition and line.
+def cascade(table: pd.DataFrame) -> Figure:
+    """Agreement of maps with the original as weights are redrawn, layer by layer from the logit down, a line a draw.
 
-    Columns: group (panel), line (colour and legend), seed, condition (before | after) and ``value``.
+    ``table``: index ``redrawn``, columns signed, absolute (Spearman's correlation) and draw (`sanity.cascade`).
+    """
+    figure, grid = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained", sharey=True)
+    steps = list(dict.fromkeys(table.index))
+    for axes, (column, title) in zip(grid, {"signed": "signed maps", "absolute": "absolute maps"}.items(), strict=True):
+        for _, one in table.groupby("draw"):
+            axes.plot(range(len(steps)), one[column].reindex(steps), color=GREY, alpha=0.5, linewidth=1)
+        mean = table.groupby(level=0)[column].mean().reindex(steps)
+        axes.plot(range(len(steps)), mean, "o-", color="black", markersize=4, label="mean of the draws")
+        axes.axhline(0, color=GREY, linestyle=":", linewidth=1)
+        axes.set_xticks(range(len(steps)), steps, rotation=45, ha="right")
+        axes.set(xlabel="weights redrawn from the logit down to", ylim=(-1.05, 1.05))
+        axes.set_title(title, fontsize=9)
+    grid[0].set_ylabel("Spearman correlation\nwith the original map")
+    grid[0].legend(frameon=False)
+    sns.despine(figure)
+    return figure
+
+
+def before_after(table: pd.DataFrame, value: str, ylabel: str, chance: float | None = None) -> Figure:
+    """One panel a ``group``, one line a seed through its `CONDITIONS`.
+
+    Columns: group (panel), line (colour and legend), seed, condition and ``value``.
     """
     groups = list(table["group"].unique())
     figure, grid = plt.subplots(
@@ -253,12 +276,12 @@ def before_after(table: pd.DataFrame, value: str, ylabel: str, chance: float | N
     for axes, group in zip(grid.flat, groups, strict=True):
         part = table[table["group"] == group]
         for (line, _), one in part.groupby(["line", "seed"], sort=False):
-            points = one.set_index("condition")[value].reindex(["before", "after"])
-            axes.plot([0, 1], points, "o-", color=colours[line], alpha=0.8, markersize=4)
+            points = one.set_index("condition")[value].reindex(list(CONDITIONS))
+            axes.plot(range(len(CONDITIONS)), points, "o-", color=colours[line], alpha=0.8, markersize=4)
         if chance is not None:
             axes.axhline(chance, color=GREY, linestyle=":", linewidth=1)
-        axes.set_xticks([0, 1], ["before\ncropping", "after\ncropping"])
-        axes.set(xlim=(-0.25, 1.25))
+        axes.set_xticks(range(len(CONDITIONS)), list(CONDITIONS.values()))
+        axes.set(xlim=(-0.25, len(CONDITIONS) - 0.75))
         axes.set_title(group, fontsize=9)
     grid.flat[0].set_ylabel(ylabel)
     handles = [plt.Line2D([], [], color=colours[line], marker="o", label=line) for line in lines]

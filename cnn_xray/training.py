@@ -87,6 +87,13 @@ def predict(model: Any, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     return np.asarray(model.predict(**backend.feed(images, batch_size=batch_size), verbose=0)[:, 0], np.float32)
 
 
+def pooled(model: Any, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+    """The features after global average pooling, (N, K) float32, of images (N, S, S) uint8."""
+    keras = backend.start()
+    below = keras.Model(model.input, model.get_layer("gap").output)
+    return np.asarray(below.predict(**backend.feed(images, batch_size=batch_size), verbose=0), np.float32)
+
+
 def probability(logits: np.ndarray) -> np.ndarray:
     """Sigmoid of logits (N,), float64, without overflow."""
     from scipy.special import expit
