@@ -98,6 +98,11 @@ def table_html(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> str:
     return f"<table>{title}<thead><tr>{head}</tr></thead>\n<tbody>" + "\n".join(rows) + "</tbody></table>"
 
 
+def p_value(p: float) -> str:
+    """A p-value with three decimals, ``< 0.001`` below that; missing ones are a dash."""
+    return MISSING if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def _cell(value: Any, digits: int) -> str:
     if value is None or value is pd.NA or value != value:
         return MISSING

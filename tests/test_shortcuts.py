@@ -1,0 +1,104 @@
+"""The figures behind the verdict: worked by hand on small predictions and attention tables."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cnn_xray import dataset, experiment, shortcuts, verdict
+from cnn_xray.parameters import ShortcutParameters
+
+
+def predictions(labels, logits, patients, split="test"):
+    return pd.DataFrame(
+        {
+            "label": labels,
+            "logit": logits,
+            "probability": 1 / (1 + np.exp(-np.array(logits, float))),
+            "patient": patients,
+        }
+    ).assign(split=split)
+
+
+def test_auc_lost_is_the_difference_of_two_aucs_counted_by_hand():
+    good = predictions([0, 0, 1, 1], [0, 1, 2, 3], list("abcd"))  # 4 of 4 pairs
+    bad = predictions([0, 0, 1, 1], [0, 3, 2, 1], list("abcd"))  # 2 beats 0, 1 beats 0: 2 of 4 pairs
+    found = shortcuts.auc_lost(good, bad)
+    assert found.value == pytest.approx(1.0 - 0.5)
+    assert found.low <= found.value <= found.high
+
+
+def test_the_patients_of_both_sets_are_drawn_together():
+    one = predictions([0, 1] * 20, list(np.random.default_rng(0).normal(size=40)), np.arange(40))
+    found = shortcuts.auc_lost(one, one.iloc[::-1])
+    assert (found.value, found.low, found.high) == (0, 0, 0)  # the same films under the same weights cancel
+
+
+def test_a_set_without_one_class_is_undefined_not_zero():
+    found = shortcuts.auc_lost(predictions([0, 1], [0, 1], "ab"), predictions([1, 1], [0, 1], "ab"))
+    assert np.isnan(found.value) and np.isnan(found.p)
+
+
+def test_available_counts_the_test_films_alone():
+    run = SimpleNamespace(
+        predictions=pd.concat(
+            [
+                predictions([0, 1], [1, 0], "ab", "val"),
+                predictions([0, 0, 1, 1], [0, 2, 1, 3], "cdef"),  # 3 of 4 pairs
+            ]
+        )
+    )
+    assert shortcuts.available(run).value == 0.75
+
+
+def test_displayed_is_the_contrast_of_each_patients_mean():
+    arms = []
+    for path, patient, real, neutral in (("1", "a", 3, 1), ("2", "a", 1, 1), ("3", "b", 4, 1), ("4", "c", 2, 0)):
+        arms.append({"path": path, "patient": patient, "arm": "image", "log2_border_density_ratio": real})
+        arms.append({"path": path, "patient": patient, "arm": "neutralised ring", "log2_border_density_ratio": neutral})
+    found = shortcuts.displayed(SimpleNamespace(attention=pd.DataFrame(arms)))
+    # differences 2 and 0 (patient a: 1), 3, 2; Walsh averages 1 1.5 2 2 2.5 3, whose median is 2
+    assert found.value == 2 and found.n == 3 and found.effect == 1
+
+
+def test_an_image_without_heat_in_one_arm_is_left_out():
+    rows = [
+        {"path": "1", "patient": "a", "arm": "image", "log2_border_density_ratio": 2.0},
+        {"path": "1", "patient": "a", "arm": "neutralised ring", "log2_border_density_ratio": np.nan},
+        {"path": "2", "patient": "b", "arm": "image", "log2_border_density_ratio": 2.0},
+        {"path": "2", "patient": "b", "arm": "neutralised ring", "log2_border_density_ratio": 1.0},
+    ]
+    found = shortcuts.displayed(SimpleNamespace(attention=pd.DataFrame(rows)))
+    assert (found.value, found.n) == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    place = tmp_path_factory.mktemp("shortcuts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNN_XRAY_CACHE", str(place / "cache"))
+        small = {"phantom_images": 160, "image_size": 32, "probe_size": 32, "width": 8, "epochs": 10, "probe_epochs": 1}
+        easy = {"phantom_signal": 2.0, "learning_rate": 0.01, "donors": 2, "runs": str(place / "runs")}
+        p = ShortcutParameters.from_mapping(small | easy)
+        yield p, dataset.load(p)
+
+
+def test_the_figures_of_a_run_answer_every_question(tiny):
+    p, data = tiny
+    run = experiment.run(p, data)
+    figures = shortcuts.border_figures(run, p, data)
+    assert set(figures) == {question.name for question in verdict.QUESTIONS}
+    again = shortcuts.border_figures(run, p, data)
+    for name, one in figures.items():
+        assert np.isfinite(one.value), name
+        assert one.value == pytest.approx(again[name].value, abs=1e-5)
+
+
+def test_without_lung_masks_only_the_borders_own_share_is_missing(tiny):
+    from dataclasses import replace
+
+    p, data = tiny
+    figures = shortcuts.border_figures(experiment.run(p, data), p, replace(data, lungs=None))
+    assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"The border's own"}
+    assert verdict.judge(figures).table.loc["The border's own", "answer"] == verdict.MISSING
