@@ -1,6 +1,7 @@
 """Before and after a crop in the original frame, on maps that can be counted."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 
 from cnn_xray import cropping
 from cnn_xray.dataset import Dataset
+from cnn_xray.parameters import DataParameters
 from cnn_xray.view import FRAME, Placement, View
 
 WINDOW = [Placement((0.25, 0.25, 0.75, 0.75), FRAME)]  # of a 16 × 16 frame: rows and columns 4 to 11
@@ -67,3 +69,10 @@ def test_lung_loss_by_hand():
     wide = replace(data, table=table.assign(original_width=200))
     # The centre square of a film twice as wide as high: half of the full lung is outside it before any crop.
     assert cropping.lung_loss(wide, (0.0,), "square", np.array([0])).loc[0.0, "median"] == pytest.approx(0.5)
+
+
+def test_a_masked_border_is_not_seen():
+    data = SimpleNamespace(placements=[Placement((0.1, 0.1, 0.9, 0.9), (0, 0, 1, 1))])
+    p = DataParameters(keep="centre", ring=0.25)
+    assert cropping.seen_windows(data, [0], p)[0] == pytest.approx((0.3, 0.3, 0.7, 0.7))
+    assert cropping.seen_windows(data, [0], DataParameters())[0] == (0.1, 0.1, 0.9, 0.9)

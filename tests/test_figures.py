@@ -91,6 +91,27 @@ def test_before_after_draws_a_line_a_seed():
     assert [len(axes.lines) for axes in figure.axes] == [3, 3]
 
 
+def test_a_line_passes_through_all_three_conditions_in_order():
+    rows = [
+        {"group": "a", "line": "test", "seed": 0, "condition": condition, "AUC": value}
+        for condition, value in (("after", 0.9), ("before", 0.1), ("masked", 0.5))
+    ]
+    (axes,) = figures.before_after(pd.DataFrame(rows), "AUC", "AUC").axes
+    assert list(axes.lines[0].get_ydata()) == [0.1, 0.5, 0.9]
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(figures.CONDITIONS.values())
+
+
+def test_a_cascade_shows_every_draw_and_their_mean():
+    table = pd.DataFrame(
+        {"signed": [1, 0.2, 1, 0.4], "absolute": [1, 0.6, 1, 0.8], "draw": [0, 0, 1, 1]},
+        index=["none", "logit", "none", "logit"],
+    )
+    left, right = figures.cascade(table).axes
+    assert [list(line.get_ydata()) for line in left.lines[:3]] == [[1, 0.2], [1, 0.4], [1, pytest.approx(0.3)]]
+    assert list(right.lines[2].get_ydata()) == [1, pytest.approx(0.7)]
+    assert [label.get_text() for label in left.get_xticklabels()] == ["none", "logit"]
+
+
 def test_the_remaining_figures_are_drawn():
     history = pd.DataFrame(
         {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1, 0.6], "val_auc": [0.5, 0.9], "best": [False, True]}
