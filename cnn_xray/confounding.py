@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 
 from cnn_xray.errors import InputError
 from cnn_xray.scores import weighted_auc
-from cnn_xray.statistics import Estimate, Patients, bootstrap_weights, estimate
+from cnn_xray.statistics import Estimate, Patients, bootstrap_weights, estimate, sample_and_replicates
 
 _UNKNOWN = -1
 _RIDGE_PENALTIES = np.logspace(-2, 6, 17)
@@ -125,7 +125,7 @@ def stratified_auc(
     known = np.isfinite(c)
     stratum = np.full(len(y), _UNKNOWN)
     stratum[known] = _quantile_bins(c[known], strata)
-    weights = _with_observed(bootstrap_weights(names[known], seed=seed))
+    weights = sample_and_replicates(names[known], seed)
     rows: list[dict[str, float]] = []
     informative = np.zeros(len(y), bool)
     wins, confounder_wins, pairs = np.zeros((3, len(weights)))
@@ -197,7 +197,7 @@ def matched_auc(
     rows = matches.ravel()
     score_auc = confounder_auc = np.full(2, np.nan)
     if len(rows):
-        weights = _with_observed(bootstrap_weights(names[rows], seed=seed))
+        weights = sample_and_replicates(names[rows], seed)
         score_auc, confounder_auc = (weighted_auc(y[rows], values[rows], weights) for values in (s, c))
     return MatchedAuc(
         _estimate(score_auc, names[rows]),
@@ -244,7 +244,7 @@ def shape_probe(
             f"got {len(names)} patients for {len(known_test)} images, features {x_train.shape} and {x_test.shape}."
         )
     names = names[known_test]
-    weights = _with_observed(bootstrap_weights(names, seed=seed)).astype(np.float64)
+    weights = sample_and_replicates(names, seed).astype(np.float64)
     one_class = np.zeros(len(truth), np.int64)
     r2 = within = np.full(2, np.nan)
     note = ""
@@ -340,11 +340,6 @@ def _missing(y: NDArray[np.int64]) -> str:
     if not len(y):
         return "No image has a known confounder, so there is nothing to compare."
     return "" if 0 < y.sum() < len(y) else "Images of known confounder are all of one class, so the AUC is undefined."
-
-
-def _with_observed(replicates: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Bootstrap weights with the sample itself (all ones) as row 0, so that value and replicates share their code."""
-    return np.vstack([np.ones((1, replicates.shape[1]), np.int16), replicates])
 
 
 def _estimate(values: NDArray[np.float64], patients: NDArray[Any]) -> Estimate:

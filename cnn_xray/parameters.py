@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cnn_xray.phantom import PhantomSpec
 
 PHANTOM = "phantom"
+WIDEST_RING = 0.4  # of a ring that is exchanged: its seam, a quarter of it, then ends in the middle of the film
 
 
 class DataParameters(Parameters):
@@ -38,9 +39,9 @@ class DataParameters(Parameters):
     artifact_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
     phantom_signal: float = Field(0.4, ge=0, le=2, description="strength of the opacities")
     ring: float = Field(0.125, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
-    keep: Literal["all", "ring", "centre", "outside_box", "outside_lungs", "between", "outline"] = Field(
-        "all", description="all | ring | centre | outside_box | outside_lungs | between | outline: the part seen"
-    )
+    keep: Literal[
+        "all", "ring", "ring_outside_lungs", "centre", "outside_box", "outside_lungs", "between", "outline"
+    ] = Field("all", description="the part of the film that is seen; parts.py says what each is")
     labels: Literal["true", "permuted"] = Field("true", description="of the training films: true | permuted")
     runs: str = Field("runs", min_length=1, description="folder of the run records")
 
@@ -137,6 +138,21 @@ class ProbeParameters(TrainParameters):
     probe_size: int | None = Field(None, ge=32, le=1024, description="px a side of probes; None: 64 phantom, 96 files")
     probe_epochs: int = Field(8, ge=1, le=500, description="of the small networks that see part of the film")
     donors: int = Field(4, ge=1, le=100, description="films of each class whose region is pasted into a film")
+
+    @model_validator(mode="after")
+    def _whole_films(self) -> Self:
+        for name, whole in (("keep", "all"), ("labels", "true")):
+            if getattr(self, name) != whole:
+                raise InputError(
+                    f"{name} is {getattr(self, name)!r}, but the networks tested here see whole films under their true "
+                    f"labels, and the probes set {name} themselves: leave it at {whole!r}."
+                )
+        if self.ring > WIDEST_RING:
+            raise InputError(
+                f"ring is {self.ring:g}, and with its seam a ring so wide leaves nothing of the film; give at most "
+                f"{WIDEST_RING:g}."
+            )
+        return self
 
     def probe(self, **changes: Any) -> TrainParameters:
         """The small network and budget that all probes share, on these data in this view, with ``changes``."""

@@ -10,13 +10,14 @@ from cnn_xray.view import FRAME, shrunk
 
 GREY = 128  # of the ring or centre that is taken away: the same on every film, so it tells nothing
 BLACK, WHITE = 0, 255
-NEED_LUNGS = ("outside_box", "outside_lungs", "outline", "between")
+NEED_LUNGS = ("ring_outside_lungs", "outside_box", "outside_lungs", "between", "outline")
 
 
 def kept(pixels: np.ndarray, part: str, width: float, lungs: np.ndarray | None, train: np.ndarray) -> np.ndarray:
     """Films (N, S, S) uint8 of which only ``part`` is left.
 
-    ``ring``: the outer ``width`` (fraction of the side) of every side, the rest grey; ``centre``: all but that ring;
+    ``ring``: the outer ``width`` (fraction of the side) of every side, the rest grey; ``ring_outside_lungs``: the same
+    with lungs black; ``centre``: all but that ring;
     ``outside_box``: a box over the lungs painted black, the same on every film (from the ``train`` rows' masks);
     ``outside_lungs``: each film's own lungs painted black, which leaves their outline; ``outline``: that outline
     alone, white on black; ``between``: what is neither ring (grey) nor lungs (black). ``lungs`` (N, S, S) bool. Raises
@@ -34,7 +35,8 @@ def kept(pixels: np.ndarray, part: str, width: float, lungs: np.ndarray | None, 
     assert lungs is not None
     if part == "outside_box":
         return np.where(box(size, lung_box(lungs[train])) > 0, np.uint8(BLACK), pixels)
-    if part in ("outside_lungs", "between"):
-        pixels = pixels if part == "outside_lungs" else kept(pixels, "centre", width, None, train)
+    if part in ("ring_outside_lungs", "outside_lungs", "between"):
+        first = {"ring_outside_lungs": "ring", "between": "centre"}.get(part)
+        pixels = kept(pixels, first, width, None, train) if first else pixels
         return np.where(lungs, np.uint8(BLACK), pixels)
     return np.where(lungs, np.uint8(WHITE), np.uint8(BLACK))

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from cnn_xray.errors import InputError
 
 REPLICATES = 2000
+UNDEFINED = 0.05  # share of replicates without a value beyond which an interval says nothing
 _Z = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
 _EXACT = 50  # differences up to which the signed-rank distribution is enumerated, as in scipy.stats.wilcoxon
 Patients = Sequence[Any] | NDArray[Any] | pd.Series
@@ -88,6 +89,15 @@ def bootstrap_weights(patients: Patients, n: int = REPLICATES, seed: int = 0) ->
     return drawn.astype(np.int16)[:, codes]
 
 
+def sample_and_replicates(patients: Patients, seed: int = 0) -> NDArray[np.int16]:
+    """`bootstrap_weights` with the sample itself (all ones) as row 0, so that value and replicates share their code.
+
+    Returns (1 + REPLICATES, N) int16.
+    """
+    drawn = bootstrap_weights(patients, REPLICATES, seed)
+    return np.vstack([np.ones((1, drawn.shape[1]), np.int16), drawn])
+
+
 def interval(replicates: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Percentile interval (low, high) of bootstrap replicates.
 
@@ -114,7 +124,14 @@ def estimate(value: float, replicates: ArrayLike, patients: Patients) -> Estimat
 
 
 def compare(value: float, replicates: ArrayLike, patients: Patients, null: float = 0.0) -> Comparison:
-    """`estimate` with `bootstrap_p` against ``null``; p is NaN with fewer than two patients."""
+    """`estimate` with `bootstrap_p` against ``null``; p is NaN with fewer than two patients.
+
+    Interval and p are NaN as well where more than 5 % of the replicates are undefined: those left over would be chosen
+    by the very thing that is asked.
+    """
+    undefined = 1 - np.isfinite(np.asarray(replicates, np.float64)).mean()
+    if undefined > UNDEFINED:
+        return Comparison(float(value), math.nan, math.nan, len(patients), math.nan)
     p = bootstrap_p(value, replicates, null) if pd.Series(patients).nunique() > 1 else math.nan
     return Comparison(**vars(estimate(value, replicates, patients)), p=p)
 

@@ -23,11 +23,11 @@ from cnn_xray import regions
 from cnn_xray.dataset import Dataset
 from cnn_xray.errors import InputError
 from cnn_xray.regions import blend
-from cnn_xray.statistics import REPLICATES, Comparison, bootstrap_weights, compare, estimate
+from cnn_xray.statistics import Comparison, compare, estimate, sample_and_replicates
 from cnn_xray.training import predict
 
 CHUNK = 512  # composites held at a time
-REGIONS = ("outer ring", "inner ring", "outside the lungs", "lung box")
+REGIONS = ("outer ring", "ring outside the lungs", "inner ring", "outside the lungs", "lung box")
 _SIDES = {"NORMAL": 0, "PNEUMONIA": 1}
 _ARMS = {"cross": True, "same": False}
 
@@ -56,35 +56,37 @@ def donors(labels: np.ndarray, patients: np.ndarray, count: int, seed: int) -> p
     return table.sort_values(["recipient", "cross"], kind="stable", ignore_index=True)
 
 
-def masks(region: str, data: Dataset, width: float) -> np.ndarray | None:
-    """The soft mask of one of `REGIONS`, (S, S), or None where it is each pair's own (``outside the lungs``).
+def masks(region: str, data: Dataset, width: float) -> tuple[np.ndarray, bool]:
+    """The soft mask (S, S) of one of `REGIONS`, and whether the lungs of recipient and donor are spared.
 
     ``width`` is that of a ring, fraction of the side. Raises `InputError` for a region that these films do not have.
     """
     size = data.view.size
     if region not in REGIONS:
         raise InputError(f"There is no region {region!r}; choose one of {', '.join(REGIONS)}.")
-    if region == "outer ring":
-        return regions.outer_ring(size, width)
-    if region == "inner ring":
-        return regions.inner_ring(size, width)
-    if data.lungs is None:
+    spared = region in ("ring outside the lungs", "outside the lungs")
+    if data.lungs is None and (spared or region == "lung box"):
         raise InputError(f"The region {region!r} needs lung masks, and these data have none.")
+    if region == "outside the lungs":
+        return np.ones((size, size), np.float32), spared
     if region == "lung box":
-        return regions.box(size, regions.lung_box(data.lungs[data.rows("train")]), width * regions.SEAM)
-    return None
+        assert data.lungs is not None
+        return regions.box(size, regions.lung_box(data.lungs[data.rows("train")]), width * regions.SEAM), spared
+    ring = (regions.inner_ring if region == "inner ring" else regions.outer_ring)(size, width)
+    if ring.max() < 1:
+        raise InputError(f"ring is {width:g}: the {region} of a film of {size} px has no whole pixel; try a wider one.")
+    return ring, spared
 
 
-def composites(
-    data: Dataset, recipients: np.ndarray, donors: np.ndarray, mask: np.ndarray | None, width: float
-) -> np.ndarray:
+def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region: str, width: float) -> np.ndarray:
     """Films (n, S, S) uint8: row ``recipients[i]`` of the data with the region of row ``donors[i]`` pasted in.
 
-    ``mask`` is that of `masks`; None exchanges all but the lungs of either film.
+    Where the region spares the lungs, these are the lungs of either film. Raises as `masks`.
     """
-    if mask is None:
+    mask, spared = masks(region, data, width)
+    if spared:
         assert data.lungs is not None
-        mask = regions.outside(data.lungs[recipients] | data.lungs[donors], width * regions.SEAM)
+        mask = mask * regions.outside(data.lungs[recipients] | data.lungs[donors], width * regions.SEAM)
     return blend(data.pixels[recipients], data.pixels[donors], mask)
 
 
@@ -93,11 +95,10 @@ def exchange(
 ) -> pd.DataFrame:
     """The pairs with what the transplant did: label and patient of both, z, and z of the composite (``composite``).
 
-    ``pairs`` number the films within ``rows``. For ``outside the lungs`` all is exchanged but the lungs of either
-    film, and pairs with a film without a lung mask are left out. Composites are made and scored in batches.
+    ``pairs`` number the films within ``rows``; where the region spares the lungs, pairs with a film without a lung
+    mask are left out. Composites are made and scored in batches. Raises as `masks`.
     """
-    mask = masks(region, data, width)
-    if mask is None:
+    if masks(region, data, width)[1]:
         assert data.lungs is not None
         has = data.lungs[rows].any(axis=(1, 2))
         pairs = pairs[has[pairs["recipient"]] & has[pairs["donor"]]]
@@ -105,7 +106,7 @@ def exchange(
     composite = np.empty(len(pairs), np.float32)
     for start in range(0, len(pairs), CHUNK):
         part = slice(start, start + CHUNK)
-        composite[part] = predict(model, composites(data, rows[taker[part]], rows[giver[part]], mask, width))
+        composite[part] = predict(model, composites(data, rows[taker[part]], rows[giver[part]], region, width))
     labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
     return pairs.assign(
         recipient_label=labels[taker],
@@ -153,7 +154,7 @@ def reliance(
     class has no film with both arms, or the network no class difference to share out.
     """
     patients = np.asarray(patients)
-    figures = _figures(exchanged, labels, logits, _weights(patients, seed))
+    figures = _figures(exchanged, labels, logits, sample_and_replicates(patients, seed).astype(np.float32))
     result = {}
     for name, (found, rests_on) in figures.items():
         if name.startswith("flips"):
@@ -161,12 +162,6 @@ def reliance(
         else:
             result[name] = compare(found[0], found[1:], patients[rests_on])
     return result
-
-
-def _weights(patients: np.ndarray, seed: int) -> np.ndarray:
-    """The sample itself, then its replicates: (1 + REPLICATES, N) float32."""
-    drawn = bootstrap_weights(patients, REPLICATES, seed).astype(np.float32)
-    return np.vstack([np.ones(len(patients), np.float32), drawn])
 
 
 def _figures(

@@ -11,7 +11,10 @@ from cnn_xray.narrate import HEADLINE, RUN
 from cnn_xray.parameters import NOTEBOOKS
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
-TINY = {"phantom_images": 80, "image_size": 32, "width": 4, "epochs": 1, "n_seeds": 1, "examples": 2}
+TINY = {
+    "phantom_images": 80, "image_size": 32, "width": 4, "epochs": 1, "n_seeds": 1, "examples": 2,
+    "probe_size": 32, "probe_epochs": 1, "donors": 2,
+}  # fmt: skip
 
 
 def run(name, tmp_path, **parameters):

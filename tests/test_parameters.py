@@ -10,13 +10,16 @@ from papermill import inspect_notebook
 from tiny_notebooks import write
 from traitlets.config import Config
 
+from cnn_xray import regions
 from cnn_xray.errors import InputError
 from cnn_xray.parameters import (
     NOTEBOOKS,
+    WIDEST_RING,
     AttentionParameters,
     AuditParameters,
     CroppingParameters,
     DataParameters,
+    ShortcutParameters,
     TrainParameters,
 )
 from cnn_xray.strict import literal_assignments, parameters_cell
@@ -76,6 +79,19 @@ def test_artifacts_that_cannot_be_are_refused():
 def test_the_second_arm_must_crop_more_than_the_first():
     assert refusal(CroppingParameters, crop=0.2) == "crop_after is 0.125, but it must be above crop, which is 0.2."
     assert CroppingParameters.from_mapping({"crop": 0.2, "crop_after": 0.3}).crop_after == 0.3
+
+
+@pytest.mark.parametrize("cls", [ShortcutParameters, CroppingParameters])
+def test_the_tests_are_of_networks_that_see_whole_films_under_true_labels(cls):
+    assert refusal(cls, keep="centre").startswith("keep is 'centre', but the networks tested here see whole films")
+    assert "leave it at 'true'" in refusal(cls, labels="permuted")
+    assert cls().probe(keep="centre", labels="permuted").keep == "centre"
+
+
+@pytest.mark.parametrize("cls", [ShortcutParameters, CroppingParameters])
+def test_a_ring_whose_seam_would_cover_the_whole_film_is_refused(cls):
+    assert "leaves nothing of the film; give at most 0.4." in refusal(cls, ring=0.45)
+    assert cls.from_mapping({"ring": WIDEST_RING}).ring * (1 + regions.SEAM) == 0.5
 
 
 def test_parameters_cannot_be_changed_afterwards():

@@ -1,5 +1,6 @@
 """The figures behind the verdict: worked by hand on small predictions and attention tables."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 import pytest
 
 from cnn_xray import dataset, experiment, shortcuts, verdict
+from cnn_xray.errors import InputError
 from cnn_xray.parameters import ShortcutParameters
 
 
@@ -96,9 +98,54 @@ def test_the_figures_of_a_run_answer_every_question(tiny):
 
 
 def test_without_lung_masks_only_the_borders_own_share_is_missing(tiny):
-    from dataclasses import replace
-
     p, data = tiny
     figures = shortcuts.border_figures(experiment.run(p, data), p, replace(data, lungs=None))
     assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"The border's own"}
     assert verdict.judge(figures).table.loc["The border's own", "answer"] == verdict.MISSING
+
+
+def masked(data, has):
+    """The data with the lung masks of some films only, and what loads a probe's part of them."""
+    lungs = data.lungs.copy()
+    lungs[~has] = False
+    part = replace(data, lungs=lungs)
+    return part, lambda p: dataset._with_part(part, p)
+
+
+def test_too_few_lung_masks_leave_out_the_borders_own_share_and_nothing_else(tiny, monkeypatch):
+    p, data = tiny
+    part, loaded = masked(data, (data.table["label"] == 1).to_numpy())
+    run = experiment.run(p, data)
+    monkeypatch.setattr(dataset, "load", loaded)
+    figures = shortcuts.border_figures(run, p, part)
+    assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"The border's own"}
+
+
+def test_the_borders_own_share_compares_the_films_with_a_mask(tiny, monkeypatch):
+    p, data = tiny
+    has = np.random.default_rng(0).random(len(data.table)) < 0.5
+    part, loaded = masked(data, has)
+    part = replace(part, fingerprint="some masks")
+    run = experiment.run(p, data)
+    monkeypatch.setattr(dataset, "load", lambda p: replace(loaded(p), fingerprint="some masks"))
+    compared = []
+    monkeypatch.setattr(shortcuts, "auc_lost", lambda one, other, seed: compared.append((one, other)))
+    shortcuts.border_figures(run, p, part)
+    one, other = compared[0]
+    test = data.table[(data.table["split"] == "test") & has]
+    assert set(one["path"]) == set(other["path"]) == set(test["path"]) and len(one) == len(test)
+
+
+def test_test_films_of_one_class_are_refused_in_a_sentence(tiny):
+    p, data = tiny
+    shortcuts.check(p, data)
+    table = data.table[(data.table["split"] != "test") | (data.table["label"] == 1)].reset_index(drop=True)
+    count = (table["split"] == "test").sum()
+    with pytest.raises(InputError, match=f"has {count} films, all PNEUMONIA; .* needs films of both"):
+        shortcuts.check(p, replace(data, table=table))
+
+
+def test_a_ring_that_covers_no_pixel_is_refused_before_training(tiny):
+    p, data = tiny
+    with pytest.raises(InputError, match="ring is 0.01, which is no pixel of a film of 32 px"):
+        shortcuts.check(p.model_copy(update={"ring": 0.01}), data)

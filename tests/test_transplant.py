@@ -325,6 +325,12 @@ def test_batches_and_rows_leave_the_table_as_it_is(monkeypatch):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("region", "width"), [("outer ring", 0.05), ("inner ring", 0.07)])
+def test_a_ring_without_a_whole_pixel_is_refused_not_a_silent_zero(region, width):
+    with pytest.raises(InputError, match=f"ring is {width}: the {region} of a film of 8 px has no whole pixel"):
+        transplant.masks(region, films(), width)
+
+
 def test_a_region_that_these_films_do_not_have_is_refused():
     with pytest.raises(InputError, match="no region 'inner circle'; choose one of outer ring, inner ring"):
         transplant.masks("inner circle", films(), 0.1)
