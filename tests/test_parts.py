@@ -65,3 +65,12 @@ def test_an_outline_holds_nothing_of_the_film():
 def test_missing_masks_are_said_in_a_sentence(part):
     with pytest.raises(InputError, match=f"keep is '{part}', which needs lung masks, and these data have none."):
         kept(part, lungs=None)
+
+
+def test_a_ring_without_lungs_is_the_ring_with_black_lungs():
+    lungs = np.zeros_like(LUNGS)
+    lungs[:, 0:5, 1] = True  # in the ring and below it
+    found = kept("ring_outside_lungs", lungs=lungs)
+    assert (found[:, 0:5, 1] == 0).all() and (found[:, 2:6, 2:6] == 128).all()
+    ring = kept("ring", lungs=None)
+    np.testing.assert_array_equal(found[~lungs], ring[~lungs])

@@ -28,7 +28,15 @@ def test_auc_lost_is_the_difference_of_two_aucs_counted_by_hand():
     bad = predictions([0, 0, 1, 1], [0, 3, 2, 1], list("abcd"))  # 2 beats 0, 1 beats 0: 2 of 4 pairs
     found = shortcuts.auc_lost(good, bad)
     assert found.value == pytest.approx(1.0 - 0.5)
-    assert found.low <= found.value <= found.high
+    assert np.isnan(found.low)  # of four patients many a draw lacks one class
+
+
+def test_auc_lost_has_an_interval_that_holds_it():
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    good, bad = (predictions(labels, labels * gap + rng.normal(size=60), np.arange(60)) for gap in (3, 1))
+    found = shortcuts.auc_lost(good, bad)
+    assert 0 < found.low < found.value < found.high and found.p < 0.05
 
 
 def test_the_patients_of_both_sets_are_drawn_together():

@@ -11,6 +11,7 @@ from sklearn import metrics
 from cnn_xray.errors import InputError
 from cnn_xray.scores import weighted_auc
 from cnn_xray.statistics import (
+    REPLICATES,
     Comparison,
     Estimate,
     bootstrap_p,
@@ -23,6 +24,7 @@ from cnn_xray.statistics import (
     interval,
     mcnemar,
     paired_difference,
+    sample_and_replicates,
     signed_rank,
 )
 
@@ -333,3 +335,17 @@ def test_what_one_patient_or_no_value_gives_is_not_compared():
 def test_a_test_of_bad_input_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_the_sample_is_the_first_row_of_its_replicates():
+    weights = sample_and_replicates(list("aabc"), seed=3)
+    assert weights.shape == (REPLICATES + 1, 4) and (weights[0] == 1).all()
+    np.testing.assert_array_equal(weights[1:], bootstrap_weights(list("aabc"), seed=3))
+
+
+def test_too_many_undefined_replicates_leave_the_value_alone():
+    replicates = np.r_[np.full(6, np.nan), np.linspace(0, 1, 94)]
+    found = compare(0.5, replicates, np.arange(10))
+    assert found.value == 0.5 and np.isnan([found.low, found.high, found.p]).all()
+    replicates = np.r_[np.full(4, np.nan), np.linspace(0, 1, 96)]
+    assert not np.isnan(compare(0.5, replicates, np.arange(10)).low)

@@ -24,10 +24,20 @@ NO = {
 }
 
 
+OPEN = {
+    "Available": Comparison(0.58, 0.50, 0.66, 100, 0.06),
+    "Used": Comparison(0.04, -0.01, 0.09, 100, 0.1),
+    "The border's own": Comparison(0.15, -0.02, 0.32, 100, 0.08),
+    "Displayed": Comparison(0.45, 0.30, 0.60, 100, 0.00001),
+    "Harmful": Comparison(0.03, -0.01, 0.07, 100, 0.1),
+}
+LETTERS = {"y": YES, "n": NO, "o": OPEN}
+
+
 def judged(pattern: str) -> verdict.Verdict:
-    """y or n for each question in order; a dash leaves it out."""
+    """y, n or o (open) for each question in order; a dash leaves it out."""
     chosen = zip(YES, pattern, strict=True)
-    return verdict.judge({name: (YES if letter == "y" else NO)[name] for name, letter in chosen if letter != "-"})
+    return verdict.judge({name: LETTERS[letter][name] for name, letter in chosen if letter != "-"})
 
 
 @pytest.mark.parametrize(
@@ -35,18 +45,20 @@ def judged(pattern: str) -> verdict.Verdict:
     [
         ("yyyyy", "border shortcut"),
         ("yyyny", "border shortcut that the heatmap hides"),
+        ("yyyoy", "border shortcut, heatmap undecided"),
+        ("yyy-y", "border shortcut, heatmap undecided"),
         ("yynyy", "reliance that is not the border's own"),
         ("yynny", "reliance that is not the border's own"),
-        ("nyyyn", "reliance without a known source"),
-        ("nynnn", "reliance without a known source"),
-        ("ynyyn", "latent risk"),
-        ("ynnnn", "latent risk"),
-        ("nnnyn", "padding or explanation artifact"),
-        ("nnyyn", "padding or explanation artifact"),
-        ("nnnnn", "no evidence of a border shortcut"),
-        ("nnynn", "no evidence of a border shortcut"),
-        ("yy-yy", "reliance on the border"),
+        ("yyoyy", "reliance on the border"),
         ("yy-nn", "reliance on the border"),
+        ("nyyyn", "reliance without a known source"),
+        ("oynnn", "reliance without a known source"),
+        ("ynyyn", "latent risk"),
+        ("yonnn", "latent risk"),
+        ("nnnyn", "explanation artifact"),
+        ("ooyyn", "explanation artifact"),
+        ("nnnnn", "no evidence of a border shortcut"),
+        ("ooooo", "no evidence of a border shortcut"),
         ("-yyyy", "not decided"),
         ("y-yyy", "not decided"),
     ],
@@ -58,7 +70,7 @@ def test_the_answers_lead_to_the_verdict(pattern, name):
 
 
 def test_every_combination_of_answers_has_a_verdict():
-    for letters in itertools.product("yn", repeat=5):
+    for letters in itertools.product("yno-", repeat=5):
         assert judged("".join(letters)).meaning
 
 
@@ -94,9 +106,18 @@ def test_a_value_without_an_interval_is_not_shown_and_no_value_is_not_available(
     assert table.loc["Used", "answer"] == "not available"
 
 
-def test_the_sentence_on_harm_depends_on_where_the_shortcut_is():
-    assert "cropping it can help" in verdict.harm(judged("yyyyy"))
-    assert "cannot be expected to fix it" in verdict.harm(judged("nnnny"))
-    assert "cannot be expected to fix it" in verdict.harm(judged("yynyy"))
-    assert "not shown" in verdict.harm(judged("nnnnn"))
-    assert "not available" in verdict.harm(judged("nnnn-"))
+@pytest.mark.parametrize(
+    ("pattern", "planted", "sentence"),
+    [
+        ("yyyyy", True, "cropping it can help"),
+        ("nnnny", True, "cropping cannot fix it"),  # nothing is used there
+        ("yynyy", True, "cropping cannot fix it"),  # the neighbourhood tells it as well
+        ("yyoyy", True, "is not decided"),
+        ("yooyy", True, "is not decided"),
+        ("yyyyy", False, "does not take their size away"),
+        ("yyyyn", True, "is not shown"),
+        ("yyyy-", True, "not available"),
+    ],
+)
+def test_the_sentence_on_harm_depends_on_where_the_shortcut_is(pattern, planted, sentence):
+    assert sentence in verdict.harm(judged(pattern), planted)
