@@ -160,7 +160,7 @@ def _with_permuted_labels(data: Dataset, seed: int) -> Dataset:
 
 
 def _source(p: DataParameters, cache: Path) -> manifest.Manifest:
-    if p.data != "phantom":
+    if p.data != PHANTOM:
         return manifest.read(resolve(p.data))
     folder = phantom.write(p.phantom_spec(), cache / "phantoms")
     return manifest.read(folder / "manifest.csv")

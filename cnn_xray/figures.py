@@ -21,7 +21,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, precision_recall_curve, roc_curve
 
-NAMES = {0: "NORMAL", 1: "PNEUMONIA"}
+from cnn_xray.manifest import CLASSES
+
+NAMES = {label: name for name, label in CLASSES.items()}
 COLOURS = {"NORMAL": "#2b6ca3", "PNEUMONIA": "#d9822b"}
 GREY = "#777777"
 EVIDENCE = "RdBu_r"

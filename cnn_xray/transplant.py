@@ -22,13 +22,13 @@ from scipy import sparse
 from cnn_xray import regions
 from cnn_xray.dataset import Dataset
 from cnn_xray.errors import InputError
+from cnn_xray.manifest import CLASSES
 from cnn_xray.regions import blend
 from cnn_xray.statistics import Comparison, compare, estimate, sample_and_replicates
 from cnn_xray.training import predict
 
 CHUNK = 512  # composites held at a time
 REGIONS = ("outer ring", "ring outside the lungs", "inner ring", "outside the lungs", "lung box")
-_SIDES = {"NORMAL": 0, "PNEUMONIA": 1}
 _ARMS = {"cross": True, "same": False}
 
 
@@ -130,7 +130,7 @@ def counts(exchanged: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
         for arm, cross in _ARMS.items()
     }
     rows = {}
-    for name, label in _SIDES.items():
+    for name, label in CLASSES.items():
         own = {arm: number[labels == label] for arm, number in given.items()}
         rows[name] = {
             "films": (labels == label).sum(),
@@ -177,7 +177,7 @@ def _figures(
     )
     tau = np.where(labels == 0, 1, -1) * (moved["cross"] - moved["same"])
     took_part = ~np.isnan(tau[0])
-    of_class = {name: labels == label for name, label in _SIDES.items()}
+    of_class = {name: labels == label for name, label in CLASSES.items()}
     films = {name: took_part & own for name, own in of_class.items()}
     figures = {f"tau {name}": (_over_films(tau, weights, own), own) for name, own in films.items()}
     for arm, values in flipped.items():
@@ -187,7 +187,7 @@ def _figures(
     with np.errstate(invalid="ignore", divide="ignore"):
         total = {name: weights[:, own].sum(axis=1) for name, own in films.items()}
         level = {name: weights[:, own] @ logits[own] / total[name] for name, own in films.items()}
-        mean = sum(total[name] * figures[f"tau {name}"][0] for name in _SIDES) / sum(total.values())
+        mean = sum(total[name] * figures[f"tau {name}"][0] for name in CLASSES) / sum(total.values())
         difference = level["PNEUMONIA"] - level["NORMAL"]
         R = np.where(difference > 0, mean / difference, math.nan)
     return {"R": (R, took_part), **figures}
