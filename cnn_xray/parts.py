@@ -17,7 +17,7 @@ def kept(pixels: np.ndarray, part: str, width: float, lungs: np.ndarray | None, 
     """Films (N, S, S) uint8 of which only ``part`` is left.
 
     ``ring``: the outer ``width`` (fraction of the side) of every side, the rest grey; ``ring_outside_lungs``: the same
-    with lungs black; ``centre``: all but that ring;
+    with the lungs in it black; ``centre``: all but that ring;
     ``outside_box``: a box over the lungs painted black, the same on every film (from the ``train`` rows' masks);
     ``outside_lungs``: each film's own lungs painted black, which leaves their outline; ``outline``: that outline
     alone, white on black; ``between``: what is neither ring (grey) nor lungs (black). ``lungs`` (N, S, S) bool. Raises
@@ -35,8 +35,11 @@ def kept(pixels: np.ndarray, part: str, width: float, lungs: np.ndarray | None, 
     assert lungs is not None
     if part == "outside_box":
         return np.where(box(size, lung_box(lungs[train])) > 0, np.uint8(BLACK), pixels)
-    if part in ("ring_outside_lungs", "outside_lungs", "between"):
-        first = {"ring_outside_lungs": "ring", "between": "centre"}.get(part)
-        pixels = kept(pixels, first, width, None, train) if first else pixels
-        return np.where(lungs, np.uint8(BLACK), pixels)
+    black = np.where(lungs, np.uint8(BLACK), pixels)
+    if part == "ring_outside_lungs":  # grey over black, so that no outline is seen further in
+        return kept(black, "ring", width, None, train)
+    if part == "between":  # black over grey, so that the outline is that of outside_lungs
+        return np.where(lungs, np.uint8(BLACK), kept(pixels, "centre", width, None, train))
+    if part == "outside_lungs":
+        return black
     return np.where(lungs, np.uint8(WHITE), np.uint8(BLACK))

@@ -67,10 +67,18 @@ def test_missing_masks_are_said_in_a_sentence(part):
         kept(part, lungs=None)
 
 
-def test_a_ring_without_lungs_is_the_ring_with_black_lungs():
+def test_a_ring_without_lungs_shows_their_outline_in_the_ring_alone():
     lungs = np.zeros_like(LUNGS)
-    lungs[:, 0:5, 1] = True  # in the ring and below it
+    lungs[:, 0:5, 3] = True  # in the ring and below it
     found = kept("ring_outside_lungs", lungs=lungs)
-    assert (found[:, 0:5, 1] == 0).all() and (found[:, 2:6, 2:6] == 128).all()
+    assert (found[:, 0:2, 3] == 0).all() and (found[:, 2:6, 2:6] == 128).all()
     ring = kept("ring", lungs=None)
     np.testing.assert_array_equal(found[~lungs], ring[~lungs])
+
+
+def test_between_shows_the_same_outline_as_all_outside_the_lungs():
+    lungs = np.zeros_like(LUNGS)
+    lungs[:, 0:5, 3] = True
+    between, outside = kept("between", lungs=lungs), kept("outside_lungs", lungs=lungs)
+    assert (between[lungs] == 0).all() and (outside[lungs] == 0).all()
+    assert (between[:, 0, 0] == 128).all() and (outside[:, 0, 0] != 128).any()
