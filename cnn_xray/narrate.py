@@ -79,13 +79,13 @@ def _titles(figure: Figure) -> str:
 
 
 def table(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> None:
-    """Show a table, floats with ``digits`` decimals, and its index unless that only counts the rows."""
+    """Show a table, floats with ``digits`` decimals, and its index unless that only counts the rows (a nameless range)."""
     _publish({"text/html": table_html(frame, caption, digits), "text/plain": frame.to_string()})
 
 
 def table_html(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> str:
     """The table as HTML: numbers are marked for alignment, missing values are a dash, all text is escaped."""
-    if not isinstance(frame.index, pd.RangeIndex):
+    if not isinstance(frame.index, pd.RangeIndex) or frame.index.name:
         frame = frame.reset_index(names=[name or "" for name in frame.index.names], allow_duplicates=True)
     kinds = [frame.dtypes.iloc[place] for place in range(frame.shape[1])]
     marks = [' class="number"' if is_numeric_dtype(k) and not is_bool_dtype(k) else "" for k in kinds]

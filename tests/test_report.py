@@ -233,3 +233,16 @@ def test_a_table_marks_numbers_and_escapes_text():
 def test_a_table_with_two_unnamed_levels_keeps_both():
     frame = pd.DataFrame({"AUC": [0.5]}, index=pd.MultiIndex.from_tuples([("border", "conflict")]))
     assert "<td>border</td><td>conflict</td>" in narrate.table_html(frame)
+
+
+def test_an_index_that_only_counts_is_left_out_but_a_named_one_is_shown():
+    frame = pd.DataFrame({"AUC": [0.5]})
+    assert narrate.table_html(frame).count("<td") == 1
+    assert '<th class="number">seed</th>' in narrate.table_html(frame.rename_axis("seed"))
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(0.0004, "< 0.001"), (0.001, "0.001"), (0.0471, "0.047"), (float("nan"), "–")]
+)
+def test_a_small_p_is_not_shown_as_zero(p, shown):
+    assert narrate.p_value(p) == shown
