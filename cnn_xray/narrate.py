@@ -79,7 +79,7 @@ def _titles(figure: Figure) -> str:
 
 
 def table(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> None:
-    """Show a table, floats with ``digits`` decimals, and its index unless that only counts the rows (a nameless range)."""
+    """Show a table, floats with ``digits`` decimals, and its index unless it is a nameless range."""
     _publish({"text/html": table_html(frame, caption, digits), "text/plain": frame.to_string()})
 
 
