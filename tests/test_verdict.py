@@ -70,8 +70,8 @@ def test_the_answers_lead_to_the_verdict(pattern, name):
 
 
 def test_every_combination_of_answers_has_a_verdict():
-    for letters in itertools.product("yno-", repeat=5):
-        assert judged("".join(letters)).meaning
+    for letters in itertools.product("yno-", repeat=4):
+        assert judged("".join(letters) + "y").meaning
 
 
 def test_the_thresholds_and_the_deciding_interval_are_in_the_table():
