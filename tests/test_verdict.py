@@ -70,8 +70,10 @@ def test_the_answers_lead_to_the_verdict(pattern, name):
 
 
 def test_every_combination_of_answers_has_a_verdict():
-    for letters in itertools.product("yno-", repeat=4):
-        assert judged("".join(letters) + "y").meaning
+    names = [question.name for question in verdict.QUESTIONS]
+    for answers in itertools.product((verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING), repeat=5):
+        name, meaning, shortcut = verdict._conclusion(dict(zip(names, answers, strict=True)))
+        assert name and meaning and shortcut == (answers[:3] == (verdict.YES,) * 3)
 
 
 def test_the_thresholds_and_the_deciding_interval_are_in_the_table():
