@@ -4,8 +4,8 @@
     python benchmarks/instruments.py path/to/chest_xray       # markers planted into real films, seeds 0 and 1
 
 Adds a row a network to benchmarks/instruments.csv, which notebook 04 shows; what is there already is not run again, so
-delete it after a change of the method. What counts as a yes was fixed on phantoms of seeds 0 to 9, hence other seeds
-here. On two cores a phantom takes about a minute, a network on real films (small: 96 px, 8 epochs) some three minutes.
+delete it after a change of the method. What counts as a yes was fixed on phantoms of seeds below 10, hence other
+seeds here. On two cores a phantom takes about a minute, a network on real films (96 px, 8 epochs) some three minutes.
 """
 
 from __future__ import annotations

@@ -22,9 +22,8 @@ class Question:
     counts_from: float
 
 
-# What counts was fixed by trials on phantoms of seeds 0 to 9, and is tried on others (benchmarks/instruments.py).
-# 0.6: an
-# AUC below it tells little of any single film. 0.5: networks that know nothing of the border differ by as much.
+# What counts was fixed by trials on phantoms of seeds below 10, and is tried on others (benchmarks/instruments.py).
+# An AUC below 0.6 tells little of any single film; a contrast below 0.5 is common where the border tells nothing.
 QUESTIONS = (
     Question("Available", "AUC of a small network that sees the ring alone", 0.6),
     Question("Used", "R: share of the class difference that moves with the ring", 0.05),
