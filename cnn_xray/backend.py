@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,29 +76,59 @@ def device() -> dict[str, str | int]:
     return {"device": f"{label} ({name()}, {cores} cores)", **threads}
 
 
-def feed(
-    images: np.ndarray, labels: np.ndarray | None = None, batch_size: int = 64, shuffle_seed: int | None = None
-) -> dict[str, Any]:
-    """Keyword arguments that give ``model.fit`` or ``model.predict`` images (N, S, S) and labels (N,) in batches.
+def feed(images: np.ndarray, batch_size: int = 64) -> dict[str, Any]:
+    """Keyword arguments that give ``model.predict`` images (N, S, S) in batches.
 
     With TensorFlow a tf.data set without autotuning: the tuning thread sleeps ever longer, and at the end of each epoch
-    Keras' own would wait for it to wake up (10 to 20 s an epoch with TensorFlow 2.21). With ``shuffle_seed`` the order
-    is drawn anew each epoch.
+    Keras' own would wait for it to wake up (10 to 20 s an epoch with TensorFlow 2.21).
     """
     films = images[..., None]
-    targets = None if labels is None else labels[:, None].astype(np.float32)
     if name() != "tensorflow":
-        arrays = {"x": films} if targets is None else {"x": films, "y": targets, "shuffle": shuffle_seed is not None}
-        return {**arrays, "batch_size": batch_size}
+        return {"x": films, "batch_size": batch_size}
+    import tensorflow as tf
+
+    return {"x": _untuned(tf.data.Dataset.from_tensor_slices(films).batch(batch_size))}
+
+
+def feed_training(
+    images: np.ndarray,
+    labels: np.ndarray,
+    order: np.ndarray,
+    class_weights: tuple[float, float] = (1.0, 1.0),
+    mixers: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = (),
+) -> dict[str, Any]:
+    """Keyword arguments that give ``model.fit`` images (N, S, S) and labels (N,) in the given order.
+
+    ``order`` (epochs, steps, batch) holds row numbers. ``mixers`` change a batch {images (B, S, S, 1), labels (B, 1)};
+    the weight of a film follows from its label, mixed or not: ``class_weights`` are those of label 0 and 1.
+    """
+    films, targets = images[..., None], labels[:, None].astype(np.float32)
+    of_normal, of_pneumonia = class_weights
+
+    def batch(films: Any, targets: Any) -> tuple[Any, Any, Any]:
+        for mix in mixers:
+            mixed = mix({"images": films, "labels": targets})
+            films, targets = mixed["images"], mixed["labels"]
+        return films, targets, of_normal + (of_pneumonia - of_normal) * targets[:, 0]
+
+    rows = order.reshape(-1, order.shape[-1])
+    if name() != "tensorflow":
+        return {"x": (batch(films[row], targets[row]) for row in rows), "steps_per_epoch": order.shape[1]}
+    import tensorflow as tf
+
+    all_films, all_targets = tf.constant(films), tf.constant(targets)
+    data = tf.data.Dataset.from_tensor_slices(rows)
+    data = data.map(lambda row: batch(tf.gather(all_films, row), tf.gather(all_targets, row)))
+    return {"x": _untuned(data), "steps_per_epoch": order.shape[1], "shuffle": False}  # it is in order already
+
+
+def _untuned(data: Any) -> Any:
+    """The tf.data set with the next batches prepared, without autotuning."""
     import tensorflow as tf
 
     options = tf.data.Options()
     options.autotune.enabled = False
-    data = tf.data.Dataset.from_tensor_slices(films if targets is None else (films, targets))
-    if shuffle_seed is not None:
-        data = data.shuffle(len(films), seed=shuffle_seed)
-    batches = {"x": data.batch(batch_size).prefetch(2).with_options(options)}
-    return batches if targets is None else {**batches, "shuffle": False}  # it is shuffled already
+    return data.prefetch(2).with_options(options)
 
 
 def gradient(head: Any, activations: Any) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,8 +44,8 @@ class Dataset:
         return np.flatnonzero(self.table["split"].isin(splits))
 
 
-def load(p: DataParameters, view: View | None = None) -> Dataset:
-    """The data set that the parameters name, in their view (or in ``view``).
+def load(p: DataParameters, view: View | None = None, splits: Sequence[str] | None = None) -> Dataset:
+    """The data set that the parameters name, in their view (or in ``view``); with ``splits``, these alone are read.
 
     Raises `InputError` for anything `manifest.read` refuses and, unless ``on_bad_image`` is ``skip``, for unreadable
     images and masks, all listed at once.
@@ -53,6 +54,8 @@ def load(p: DataParameters, view: View | None = None) -> Dataset:
     source = _source(p, cache)
     view = view or View(p.crop, p.aspect, p.side)
     table, notes = source.table, list(source.notes)
+    if splits is not None:
+        table = table[table["split"].isin(splits)].reset_index(drop=True)
     originals = _original_sizes(table, notes)
     stack = images.load(source.root, table["path"], view, cache, originals)
     bad = {table["path"].iloc[row]: reason for row, reason in sorted(stack.problems.items())}
@@ -91,20 +94,20 @@ def load(p: DataParameters, view: View | None = None) -> Dataset:
         tuple(notes),
     )
     if p.data != PHANTOM and p.rho is not None:
-        data = _with_artifact(data, p, p.rho)
+        data = _with_artifact(data, p, p.rho, splits)
     if p.keep != "all":
         data = _with_part(data, p)
     return data if p.labels == "true" else _with_permuted_labels(data, p.seed)
 
 
-def _with_artifact(data: Dataset, p: DataParameters, rho: float) -> Dataset:
+def _with_artifact(data: Dataset, p: DataParameters, rho: float, read: Sequence[str] | None) -> Dataset:
     """Real films with an artifact planted in their original frame, the test split in four counterfactual versions.
 
     As in the phantom, ``table.artifact`` (0/1) says which films have it, and the mask of the others is empty. The mask
     holds every pixel that the artifact touches: elsewhere the four versions are the same.
     """
     as_they_are = p.model_copy(update={"artifact_rho": None, "keep": "all", "labels": "true"})
-    whole = load(as_they_are, View(0.0, "squash", max(FRAME_SIDE, data.view.size)))
+    whole = load(as_they_are, View(0.0, "squash", max(FRAME_SIDE, data.view.size)), read)
     look = (p.artifact_location, p.kinds(), p.artifact_amplitude)
     rows, splits, marked, seen, changed = [], [], [], [], []
     for one in planted.plant(whole.pixels, data.table, whole.lungs, rho, *look, seed=p.seed):

@@ -19,7 +19,7 @@ from cnn_xray.records import Run
 from cnn_xray.scores import classification_metrics
 from cnn_xray.storage import atomic_folder, resolve
 
-METHOD = 1  # counts changes of the network or of a measurement that make older records incomparable
+METHOD = 2  # counts changes of the network or of a measurement that make older records incomparable
 
 
 def run(p: TrainParameters, data: Dataset | None = None) -> Run:
@@ -42,7 +42,7 @@ def run(p: TrainParameters, data: Dataset | None = None) -> Run:
 
 def identity(p: TrainParameters) -> dict[str, Any]:
     """The parameters that make one run differ from another on the same data."""
-    elsewhere = {"data", "runs", "rerun", "on_bad_image"}
+    elsewhere = {"data", "runs", "rerun", "on_bad_image", "recipe"}  # what the recipe fills in is kept
     kept = [name for name in TrainParameters.model_fields if name not in elsewhere and not name.startswith("phantom_")]
     planted = p.data != PHANTOM and p.rho is not None
     return {name: getattr(p, name) for name in kept if planted or not name.startswith("artifact_")}
@@ -71,12 +71,16 @@ def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
 
     scored = data.rows("val", *TEST_SPLITS)
     explained = evidence.closed_form(model, data.pixels[scored])
+    logits = explained.logits if p.tta == "none" else training.predict(model, data.pixels[scored], tta=p.tta)
     predictions = data.table.iloc[scored][["path", "label", "split", "patient"]].assign(
-        logit=explained.logits, probability=training.probability(explained.logits)
+        logit=logits, probability=training.probability(logits)
     )
     predictions.to_csv(folder / "predictions.csv", index=False)
-    attended = nulls.attention_beside_nulls(model, p, data, data.rows("test"))
-    attended.to_csv(folder / "attention.csv", index=False)
+    attention = {}
+    if len(data.rows("test")):
+        attended = nulls.attention_beside_nulls(model, p, data, data.rows("test"))
+        attended.to_csv(folder / "attention.csv", index=False)
+        attention = _attention_means(attended)
 
     names = [name for name in TrainParameters.model_fields if name.startswith(("phantom_", "artifact_"))]
     phantom = {name: getattr(p, name) for name in names}
@@ -84,7 +88,7 @@ def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
         "parameters": {"data": data.name, **identity(p), **(phantom if p.data == PHANTOM else {})},
         "metrics": {
             **_scores(predictions),
-            **_attention_means(attended),
+            **attention,
             "largest_evidence_residual": float(explained.residual().max()),
             "network_parameters": int(model.count_params()),
             "epochs_trained": len(history),

@@ -292,3 +292,79 @@ def before_after(table: pd.DataFrame, value: str, ylabel: str, chance: float | N
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
     sns.despine(figure)
     return figure
+
+
+def reliability(tables: dict[str, pd.DataFrame]) -> Figure:
+    """Diagrams of `calibration.reliability`, one panel an entry of ``tables``; hollow where a bin has no interval."""
+    size = (0.6 + 2.7 * len(tables), 3.7)
+    figure, grid = plt.subplots(1, len(tables), figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for axes, (name, table) in zip(grid.flat, tables.items(), strict=True):
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", linewidth=1, label="calibrated")
+        known, unknown = table[table["low"].notna()], table[table["low"].isna()]
+        errors = np.abs(known[["low", "high"]].to_numpy(float).T - known["share_positive"].to_numpy(float))
+        axes.errorbar(
+            known["mean_probability"], known["share_positive"], yerr=errors, fmt="o", color="black", markersize=5,
+            elinewidth=1, capsize=2, label="bin with its interval",
+        )  # fmt: skip
+        axes.plot(
+            unknown["mean_probability"], unknown["share_positive"], "o", color="black", markerfacecolor="white",
+            markersize=5, label="bin of one class or one patient: no interval",
+        )  # fmt: skip
+        axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), aspect="equal", xlabel="mean predicted probability")
+        axes.set_title(f"{name}\n{table['n'].sum():,} films", fontsize=9)
+    grid.flat[0].set_ylabel("share that is pneumonia")
+    handles, labels = grid.flat[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(tables)), frameon=False, fontsize=8)
+    sns.despine(figure)
+    return figure
+
+
+def ablation(table: pd.DataFrame, xlabel: str) -> Figure:
+    """Difference of every arm to its base, one line an arm: a dot a seed, a bar at their mean, best arm on top.
+
+    ``table`` (columns arm, seed, difference), one row a network.
+    """
+    means = table.groupby("arm")["difference"].mean().sort_values(ascending=False)
+    places = {arm: place for place, arm in enumerate(means.index)}
+    figure, axes = plt.subplots(figsize=(7.5, 0.9 + 0.24 * len(means)), layout="constrained")
+    axes.axvline(0, color=GREY, linestyle=":", linewidth=1)
+    axes.plot(table["difference"], table["arm"].map(places), "o", color=GREY, alpha=0.6, markersize=4, label="a seed")
+    axes.plot(means, list(places.values()), "|", color="black", markersize=11, markeredgewidth=2, label="mean")
+    axes.set_yticks(list(places.values()), list(places))
+    axes.set(xlabel=xlabel, ylim=(len(means) - 0.5, -0.5))
+    axes.legend(frameon=False, loc="lower right")
+    sns.despine(figure, left=True)
+    axes.tick_params(left=False)
+    return figure
+
+
+def operating_points(seeds: dict[int, pd.DataFrame], points: pd.DataFrame) -> Figure:
+    """ROC curve of every seed (films with label, probability) with its thresholds on it.
+
+    ``points`` (columns seed, threshold at, sensitivity, specificity): one marker a kind of threshold.
+    """
+    figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
+    for films in seeds.values():
+        false_positive, true_positive, _ = roc_curve(films["label"], films["probability"])
+        axes.plot(false_positive, true_positive, color=GREY, alpha=0.5, linewidth=1, drawstyle="steps-post")
+    kinds = list(dict.fromkeys(points["threshold at"]))
+    for kind, marker, colour in zip(kinds, "osD^vP", sns.color_palette("colorblind"), strict=False):
+        part = points[points["threshold at"] == kind]
+        axes.plot(1 - part["specificity"], part["sensitivity"], marker, color=colour, markersize=5, label=kind)
+    lowest = min(0.9, points["sensitivity"].min() - 0.02)
+    axes.set(xlim=(0, max(0.3, (1 - points["specificity"]).max() + 0.02)), ylim=(lowest, 1.005))
+    axes.set(xlabel="1 − specificity", ylabel="sensitivity")
+    axes.legend(frameon=False, title="threshold", loc="upper left", bbox_to_anchor=(1, 1))
+    sns.despine(figure)
+    return figure
+
+
+def foretold(table: pd.DataFrame) -> Figure:
+    """What validation said against what test says, one dot an arm. Columns stressed_auc and test_auc, index the arm."""
+    figure, axes = plt.subplots(figsize=(6.5, 5), layout="constrained")
+    axes.plot(table["stressed_auc"], table["test_auc"], "o", color="black", markersize=4)
+    for arm, (stressed, test) in table[["stressed_auc", "test_auc"]].iterrows():
+        axes.annotate(str(arm), (stressed, test), xytext=(4, 2), textcoords="offset points", fontsize=6, color=GREY)
+    axes.set(xlabel="AUC on the left-out strata (no test film seen)", ylabel="AUC on the test split")
+    sns.despine(figure)
+    return figure

@@ -8,6 +8,7 @@ so its overall exposure is no cue, and jitter of brightness and contrast acts on
 from __future__ import annotations
 
 import math
+import string
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from cnn_xray.parameters import TrainParameters
 SMALLEST_MAP = 14  # cells a side of the last feature map: an outer one-cell ring is then a quarter of it
 FEATURES = "features"  # name of the layer that gives the last feature map
 LOGIT = "logit"
+ERASED = (0.02, 0.15)  # area of an erased patch, fraction of the film's
 
 
 def build(p: TrainParameters) -> Any:
@@ -25,7 +27,9 @@ def build(p: TrainParameters) -> Any:
     Pooling halves the map between blocks as long as it keeps at least 14 × 14 cells; the augmentation layers act
     in training only.
     """
-    keras = backend.start(p.seed)
+    keras, p = backend.start(p.seed), p.resolved()
+    from cnn_xray.layers import ReflectionPadding
+
     layers = keras.layers
     size = p.side
     pools = max(1, int(math.log2(size / SMALLEST_MAP)))
@@ -34,11 +38,16 @@ def build(p: TrainParameters) -> Any:
     x = _augment(keras, p, x)
     x = layers.LayerNormalization(axis=[1, 2, 3], center=False, scale=False, dtype="float32", name="standardise")(x)
     for block in range(pools):
-        filters = p.channels * min(2**block, 4)
-        convolutions = 1 if block == 0 else 3 if block == pools - 1 else 2
-        for conv in "abc"[:convolutions]:
-            stem = {"kernel_size": 5, "strides": 2} if block == 0 else {"kernel_size": 3}
-            x = layers.Conv2D(filters, padding="same", use_bias=False, name=f"conv{block}{conv}", **stem)(x)
+        filters = p.width * min(2**block, 4)
+        convolutions = 1 if block == 0 else p.depth if block == pools - 1 else p.depth - 1
+        for conv in string.ascii_lowercase[:convolutions]:
+            kernel, stride = (5, 2) if block == 0 else (3, 1)
+            padding = "same"
+            if p.padding == "reflect":
+                around = kernel - stride + (-x.shape[1]) % stride  # what "same" adds to both sides together
+                x = ReflectionPadding(around // 2, around - around // 2, name=f"pad{block}{conv}")(x)
+                padding = "valid"
+            x = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=f"conv{block}{conv}")(x)
             x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}{conv}")(x)
             x = layers.ReLU(name=f"relu{block}{conv}")(x)
         if block < pools - 1:
@@ -53,14 +62,14 @@ def build(p: TrainParameters) -> Any:
 def load(file: Path) -> Any:
     """A model as it was saved, with its own layers known to Keras."""
     keras = backend.start()
-    from cnn_xray import augmentation  # noqa: F401  (registers the layer)
+    from cnn_xray import layers  # noqa: F401  (registers the layers)
 
     return keras.saving.load_model(file, compile=False)
 
 
 def _augment(keras: Any, p: TrainParameters, x: Any) -> Any:
-    """Random flip, rotation, shift, zoom and aspect ratio, then brightness, contrast and blur, on 0..1."""
-    from cnn_xray.augmentation import RandomAffine, RandomBlur
+    """Random affine map, then brightness, contrast, gamma, sharpness and erased patches, on 0..1."""
+    from cnn_xray.layers import RandomAffine, RandomGamma, RandomSharpness
 
     layers, seed = keras.layers, 1000 * p.seed
     x = RandomAffine(
@@ -70,6 +79,12 @@ def _augment(keras: Any, p: TrainParameters, x: Any) -> Any:
         x = layers.RandomBrightness(p.brightness, value_range=(0, 1), seed=seed + 2, name="brightness")(x)
     if p.contrast:
         x = layers.RandomContrast(p.contrast, value_range=(0, 1), seed=seed + 3, name="contrast")(x)
-    if p.blur:
-        x = RandomBlur(p.blur * p.side, seed=seed + 4, name="blur", dtype="float32")(x)
+    if p.gamma:
+        x = RandomGamma(p.gamma, seed=seed + 5, name="gamma", dtype="float32")(x)
+    if p.blur or p.sharpen:
+        x = RandomSharpness(p.blur * p.side, p.sharpen, seed=seed + 4, name="sharpness", dtype="float32")(x)
+    if p.erasing:
+        share = (p.erasing, p.erasing)  # a single number would be the upper end of a range
+        options = {"scale": ERASED, "fill_value": 0.5, "value_range": (0, 1), "dtype": "float32"}
+        x = layers.RandomErasing(share, **options, seed=seed + 6, name="erasing")(x)
     return x

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from cnn_xray.phantom import PhantomSpec
 
 PHANTOM = "phantom"
+RECIPES: dict[str, dict[str, int]] = {  # what a parameter left at None becomes
+    "phantom": {"image_size": 64, "width": 16, "epochs": 16},
+    "default": {"image_size": 128, "width": 32, "epochs": 16},
+    "large": {"image_size": 224, "width": 64, "epochs": 60},
+}
 WIDEST_RING = 0.4  # of a ring that is exchanged: its seam, a quarter of it, then ends in the middle of the film
 
 
@@ -22,7 +27,7 @@ class DataParameters(Parameters):
     data: str = Field(PHANTOM, min_length=1, description="phantom, a chest_xray folder, or a manifest CSV")
     on_bad_image: Literal["error", "skip"] = Field("error", description="unreadable images: error | skip")
     seed: int = Field(0, ge=0, lt=2**31, description="of the phantom, the split and the training")
-    image_size: int | None = Field(None, ge=32, le=1024, description="px a side; None: 64 phantom, 128 files")
+    image_size: int | None = Field(None, ge=32, le=1024, description="px a side (large: 224); None: 64 phantom, 128 files")
     crop: float = Field(0.0, ge=0, lt=0.5, description="fraction cut from each side of the frame")
     aspect: Literal["squash", "letterbox", "square"] = Field("squash", description="squash | letterbox | square")
     phantom_images: int = Field(1200, ge=80, le=50_000, description="training films, 15 % to validate")
@@ -57,13 +62,13 @@ class DataParameters(Parameters):
         return tuple(kind.strip() for kind in self.artifact_kinds.split(","))
 
     def resolved(self) -> Self:
-        """The same with every None filled in by the kind of data."""
+        """The same with every None filled in by what suits the data."""
         return self.model_copy(update={"image_size": self.side, "artifact_rho": self.rho})
 
     @property
     def side(self) -> int:
         """Pixels a side: image_size, or what suits the data."""
-        return self.image_size or (64 if self.data == PHANTOM else 128)
+        return self.image_size or RECIPES[PHANTOM if self.data == PHANTOM else "default"]["image_size"]
 
     @property
     def rho(self) -> float | None:
@@ -94,35 +99,65 @@ class AuditParameters(DataParameters):
 
 
 class TrainParameters(DataParameters):
-    """02_train."""
+    """How a network is trained."""
 
-    epochs: int = Field(16, ge=1, le=500, description="at most")
+    recipe: Literal["default", "large"] = Field("default", description="fills in what is None: default | large")
+    epochs: int | None = Field(None, ge=1, le=500, description="at most; None: by recipe")
     batch_size: int = Field(32, ge=1, le=1024, description="images a step")
-    width: int | None = Field(None, ge=4, le=256, description="first channels; None: 16 phantom, 32 files")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
-    weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
+    width: int | None = Field(None, ge=4, le=256, description="channels of the first block; None: by recipe")
+    depth: int = Field(3, ge=2, le=8, description="convolutions of the last block; inner ones one less")
+    padding: Literal["same", "reflect"] = Field("same", description="of convolutions: same (zeros) | reflect")
     dropout: float = Field(0.2, ge=0, lt=1, description="fraction dropped before the logit")
+    learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up: cosine | constant")
+    weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
+    clip_norm: float = Field(0.0, ge=0, le=1000, description="largest global norm of the gradient; 0: no clipping")
+    ema: float = Field(0.0, ge=0, lt=1, description="momentum of the weights' moving average; 0: none")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="fraction of the label given to both classes")
+    balance: Literal["weights", "sampling", "none"] = Field(
+        "weights", description="classes made equal by: weights | sampling | none"
+    )
+    keep_epoch: Literal["best", "last"] = Field("best", description="by validation AUC: best | or the last")
     patience: int = Field(6, ge=1, le=500, description="epochs without a better validation AUC, then stop")
     flip: bool = Field(True, description="mirror left and right at random")
     rotation: float = Field(8.0, ge=0, le=180, description="largest random angle, degrees")
     shift: float = Field(0.05, ge=0, lt=0.5, description="largest random move, fraction of the side")
     zoom: float = Field(0.15, ge=0, le=1, description="largest random |log scale|")
     aspect_jitter: float = Field(0.4, ge=0, le=1, description="largest random |log of width to height|")
+    fill: Literal["constant", "reflect"] = Field("constant", description="constant | reflect, beyond the edge")
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
     contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
+    gamma: float = Field(0.0, ge=0, le=2, description="largest random |log of the grey scale's exponent|")
     blur: float = Field(0.012, ge=0, le=0.1, description="largest random Gaussian blur, sd as fraction of the side")
-    fill: Literal["constant", "reflect"] = Field("constant", description="constant | reflect, beyond the edge")
+    sharpen: float = Field(0.0, ge=0, le=5, description="largest random amount of unsharp masking")
+    erasing: float = Field(0.0, ge=0, le=1, description="share of films of which a random patch is greyed out")
+    mixup: float = Field(0.0, ge=0, le=1, description="alpha of MixUp; 0: none")
+    cutmix: float = Field(0.0, ge=0, le=1, description="alpha of CutMix; 0: none")
+    tta: Literal["none", "flip", "shifts"] = Field(
+        "none", description="logits are the mean over: none | flip | shifts (both ways, and flipped)"
+    )
     explain: Literal["predicted", "pneumonia"] = Field("predicted", description="evidence for: predicted | pneumonia")
     rerun: bool = Field(False, description="train again although the run is recorded")
 
     def resolved(self) -> Self:
-        """The same with every None filled in by the kind of data."""
-        return super().resolved().model_copy(update={"width": self.channels})
+        """The same with every None filled in by the recipe, or by what suits the phantom."""
+        filled = {name: value for name, value in self._recipe.items() if getattr(self, name) is None}
+        return self.model_copy(update={**filled, "artifact_rho": self.rho})
 
     @property
-    def channels(self) -> int:
-        """Channels of the first block: width, or what suits the data."""
-        return self.width or (16 if self.data == PHANTOM else 32)
+    def side(self) -> int:
+        """Pixels a side: image_size, or the recipe's."""
+        return self.image_size or self._recipe["image_size"]
+
+    @property
+    def _recipe(self) -> dict[str, int]:
+        return RECIPES[PHANTOM if self.data == PHANTOM and self.recipe == "default" else self.recipe]
+
+
+class RecipeParameters(TrainParameters):
+    """02_train."""
+
+    n_seeds: int = Field(6, ge=1, le=100, description="trainings, from seed upwards")
 
 
 class AttentionParameters(TrainParameters):
@@ -197,7 +232,7 @@ class CroppingParameters(ProbeParameters):
 
 NOTEBOOKS: dict[str, type[DataParameters]] = {
     "01_data_audit": AuditParameters,
-    "02_train": TrainParameters,
+    "02_train": RecipeParameters,
     "03_attention": AttentionParameters,
     "04_shortcut_tests": ShortcutParameters,
     "05_before_after_cropping": CroppingParameters,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cnn_xray.errors import InputError
 from cnn_xray.parameters import TrainParameters
 
 WARM_UP = 0.1  # fraction of the steps over which the learning rate climbs
+TTA_SHIFT = 0.04  # fraction of the side
 
 
 def fit(
@@ -24,31 +26,79 @@ def fit(
     ``train`` and ``validation`` are (images (N, S, S) uint8, labels (N,) int). Prints one line an epoch. Returns one
     row an epoch: epoch (from 1), loss, val_loss (cross-entropy, nats), val_auc, best (the epoch kept), seconds.
     """
-    keras = backend.start()
+    keras, p = backend.start(), p.resolved()
     images, labels = train
-    steps = p.epochs * -(-len(images) // p.batch_size)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0, steps - int(WARM_UP * steps), warmup_target=p.learning_rate, warmup_steps=int(WARM_UP * steps)
-    )
-    model.compile(
-        keras.optimizers.AdamW(schedule, weight_decay=p.weight_decay),
-        keras.losses.BinaryCrossentropy(from_logits=True),
-        jit_compile=backend.name() != "tensorflow",  # XLA is slower than TensorFlow's own kernels on a CPU
-    )
-    frequency = np.bincount(labels, minlength=2)
+    order = _order(labels, p)
+    prepare(model, p, steps=order.shape[0] * order.shape[1])
+    swap = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] * bool(p.ema)
     judge = _judge(keras, validation, p)
     stop = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=p.patience, restore_best_weights=True)
     history = model.fit(
-        **backend.feed(images, labels, p.batch_size, shuffle_seed=p.seed),
-        epochs=p.epochs,
-        class_weight={value: len(labels) / (2 * count) for value, count in enumerate(frequency)},
-        callbacks=[judge, stop],
+        **backend.feed_training(images, labels, order, _class_weights(labels, p), mixers(p)),
+        epochs=len(order),
+        callbacks=[*swap, judge, *[stop] * (p.keep_epoch == "best")],
         verbose=0,
     )
     table = pd.DataFrame(history.history)
     table.insert(0, "epoch", np.arange(1, len(table) + 1))
-    table["best"] = table.index == stop.best_epoch
+    table["best"] = table.index == (stop.best_epoch if p.keep_epoch == "best" else len(table) - 1)
     return table
+
+
+def prepare(model: Any, p: TrainParameters, steps: int) -> None:
+    """Compile ``model`` with the recipe's loss and optimizer, whose learning rate runs its course in ``steps``."""
+    keras = backend.start()
+    model.compile(
+        keras.optimizers.AdamW(
+            _rate(keras, p, steps),
+            weight_decay=p.weight_decay,
+            global_clipnorm=p.clip_norm or None,
+            use_ema=bool(p.ema),
+            ema_momentum=p.ema or 0.99,
+        ),
+        keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=p.label_smoothing),
+        jit_compile=backend.name() != "tensorflow",  # XLA is slower than TensorFlow's own kernels on a CPU
+    )
+
+
+def _order(labels: np.ndarray, p: TrainParameters) -> np.ndarray:
+    """Rows of the training films as they come: (epochs, steps, batch size) int, drawn anew each epoch.
+
+    ``sampling`` draws as many films of either class, with replacement; else every film comes once an epoch, save the
+    few that do not fill a batch.
+    """
+    assert p.epochs, "resolved parameters have epochs"
+    rng = np.random.default_rng(p.seed)
+    batch = min(p.batch_size, len(labels))
+    shape = (p.epochs, len(labels) // batch, batch)
+    if p.balance == "sampling":
+        normal, pneumonia = (rng.choice(np.flatnonzero(labels == value), shape) for value in (0, 1))
+        return np.where(rng.random(shape) < 0.5, normal, pneumonia)
+    kept = shape[1] * batch
+    return np.stack([rng.permutation(len(labels))[:kept] for _ in range(p.epochs)]).reshape(shape)
+
+
+def _class_weights(labels: np.ndarray, p: TrainParameters) -> tuple[float, float]:
+    """Weight of a NORMAL and of a PNEUMONIA film in the loss."""
+    if p.balance != "weights":
+        return 1.0, 1.0
+    normal, pneumonia = len(labels) / (2 * np.bincount(labels, minlength=2))
+    return float(normal), float(pneumonia)
+
+
+def _rate(keras: Any, p: TrainParameters, steps: int) -> Any:
+    """Learning rate by step: up to its peak, then down to 0 along a cosine or constant."""
+    warm_up = int(WARM_UP * steps)
+    falling = {"warmup_target": p.learning_rate, "warmup_steps": warm_up}
+    least = 0.0 if p.schedule == "cosine" else 1.0
+    return keras.optimizers.schedules.CosineDecay(0.0, steps - warm_up, alpha=least, **falling)
+
+
+def mixers(p: TrainParameters) -> list[Any]:
+    """Keras' layers that blend the films of a batch and their labels."""
+    layers, seed = backend.start().layers, 1000 * p.seed
+    chosen = [layers.MixUp(p.mixup, seed=seed + 7, dtype="float32")] * bool(p.mixup)
+    return chosen + [layers.CutMix((p.cutmix, p.cutmix), seed=seed + 8, dtype="float32")] * bool(p.cutmix)
 
 
 def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParameters) -> Any:
@@ -82,9 +132,34 @@ def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParame
     return Judge()
 
 
-def predict(model: Any, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """Logits (N,) float32 of images (N, S, S) uint8."""
-    return np.asarray(model.predict(**backend.feed(images, batch_size=batch_size), verbose=0)[:, 0], np.float32)
+def predict(model: Any, images: np.ndarray, batch_size: int = 64, tta: str = "none") -> np.ndarray:
+    """Logits (N,) float32 of images (N, S, S) uint8; with ``tta`` the mean over views of each film.
+
+    ``flip``: as it is and mirrored; ``shifts``: also moved by TTA_SHIFT of the side left, right, up and down, black
+    beyond the edge, as it is and mirrored.
+    """
+    logits = [model.predict(**backend.feed(view, batch_size), verbose=0)[:, 0] for view in _views(images, tta)]
+    return np.asarray(np.mean(logits, axis=0, dtype=np.float64), np.float32)
+
+
+def _views(images: np.ndarray, tta: str) -> Iterator[np.ndarray]:
+    moves = [(0, 0)]
+    if tta == "shifts":
+        step = max(1, round(TTA_SHIFT * images.shape[1]))
+        moves += [(0, step), (0, -step), (step, 0), (-step, 0)]
+    for down, right in moves:
+        moved = np.zeros_like(images)
+        (to_y, from_y), (to_x, from_x) = _overlap(down), _overlap(right)
+        moved[:, to_y, to_x] = images[:, from_y, from_x]
+        yield moved
+        if tta != "none":
+            yield moved[:, :, ::-1]
+
+
+def _overlap(move: int) -> tuple[slice, slice]:
+    """Where a picture moved by that many px lands, and from where it comes."""
+    onto, out = slice(max(move, 0), min(move, 0) or None), slice(max(-move, 0), min(-move, 0) or None)
+    return onto, out
 
 
 def pooled(model: Any, images: np.ndarray, batch_size: int = 64) -> np.ndarray:

@@ -61,7 +61,7 @@ def test_values_are_read_as_papermill_reads_them(text, value):
     ("given", "sentence"),
     [
         (["crop", "0.6"], "crop is 0.6, but it must be a number at least 0 and below 0.5."),
-        (["epochs", "0"], "epochs is 0, but it must be a whole number at least 1 and at most 500."),
+        (["epochs", "0"], "epochs is 0, but it must be a whole number at least 1 and at most 500, or None."),
         (["epohs", "3"], "There is no parameter 'epohs'; the nearest one is 'epochs'."),
         (["zoom", "nan"], "zoom is nan, but it must be a number at least 0 and at most 1."),
         (

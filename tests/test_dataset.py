@@ -10,6 +10,7 @@ from PIL import Image
 from cnn_xray import dataset, parts
 from cnn_xray.errors import InputError
 from cnn_xray.parameters import DataParameters
+from cnn_xray.split import FITTING
 from cnn_xray.view import View
 
 MASKED = 10  # a seed that validates on films with a lung mask
@@ -40,8 +41,8 @@ def films(tmp_path):
     return folder
 
 
-def load(films, **more):
-    return dataset.load(DataParameters(data=str(films / "manifest.csv"), image_size=32, **more))
+def load(films, splits=None, **more):
+    return dataset.load(DataParameters(data=str(films / "manifest.csv"), image_size=32, **more), splits=splits)
 
 
 def test_rows_stay_aligned(films):
@@ -128,6 +129,35 @@ def test_a_crop_of_an_eighth_removes_the_border_artifact():
     p = DataParameters(phantom_images=80)
     assert dataset.load(p).artifacts.any()
     assert not dataset.load(p, View(0.125, "square", 64)).artifacts.any()
+
+
+# ---- some of the splits
+
+
+def test_what_is_not_asked_for_is_not_read(films):
+    whole = load(films)
+    for i in range(16, 24):
+        (films / f"{i}.png").write_text("garbage")
+    (films / "mask16.png").write_text("garbage")
+    with pytest.raises(InputError, match="8 images and masks cannot be read"):  # without its film a mask is not read
+        load(films)
+    data = load(films, splits=FITTING)
+    assert set(data.table["split"]) == set(FITTING) and len(data.table) == len(data.lungs) == len(data.placements) == 16
+    fitting = whole.rows(*FITTING)
+    pd.testing.assert_frame_equal(data.table, whole.table.iloc[fitting].reset_index(drop=True))
+    np.testing.assert_array_equal(data.pixels, whole.pixels[fitting])
+    np.testing.assert_array_equal(data.lungs, whole.lungs[fitting])
+    assert data.fingerprint != whole.fingerprint
+
+
+def test_every_film_keeps_its_own_pixels_where_others_before_it_are_not_read(films):
+    table = pd.read_csv(films / "manifest.csv")
+    table.iloc[::-1].to_csv(films / "manifest.csv", index=False)
+    for more in ({}, {"keep": "ring"}, {"artifact_rho": 0.9, "artifact_amplitude": 0.05}):
+        data = load(films, splits=FITTING, **more)
+        assert set(data.table["split"]) == set(FITTING) and len(data.pixels) == len(data.table) == 16
+        for film, path in zip(data.pixels, data.table["path"], strict=True):
+            assert int(film[0, 15]) == pytest.approx(10 * int(path.removesuffix(".png")), abs=2)
 
 
 # ---- a part of the film

@@ -112,6 +112,21 @@ def test_a_cascade_shows_every_draw_and_their_mean():
     assert [label.get_text() for label in left.get_xticklabels()] == ["none", "logit"]
 
 
+def test_a_reliability_diagram_shows_each_bin_and_its_interval():
+    one = pd.DataFrame(
+        {"mean_probability": [0.2, 0.9], "share_positive": [0.3, 1.0], "low": [0.1, np.nan], "high": [0.6, np.nan]}
+    ).assign(n=[700, 600])
+    figure = figures.reliability({"as trained": one, "Platt": one[:1]})
+    left, right = figure.axes
+    assert len(left.collections) == len(right.collections) == 1
+    np.testing.assert_allclose(left.collections[0].get_segments(), [[[0.2, 0.1], [0.2, 0.6]]])
+    hollow = [line for line in left.lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_xydata().tolist() for line in hollow] == [[[0.9, 1.0]]]
+    shown = texts(figure)
+    assert "as trained\n1,300 films" in shown and "Platt\n700 films" in shown
+    assert "mean predicted probability" in shown and "share that is pneumonia" in shown
+
+
 def test_the_remaining_figures_are_drawn():
     history = pd.DataFrame(
         {"epoch": [1, 2], "loss": [1.0, 0.5], "val_loss": [1, 0.6], "val_auc": [0.5, 0.9], "best": [False, True]}

@@ -1,12 +1,12 @@
-"""The network: names, map size, augmentation only in training, and learning something."""
+"""The network: names, map size, padding, standardised films, and erased patches."""
 
 import numpy as np
 import pytest
 
-from cnn_xray import backend, network, training
+from cnn_xray import backend, network
 from cnn_xray.parameters import TrainParameters
 
-SMALL = TrainParameters(image_size=32, width=8, epochs=3, batch_size=16, seed=2)
+SMALL = TrainParameters(image_size=32, width=8, seed=2)
 
 
 @pytest.mark.parametrize(("size", "cells"), [(32, 16), (64, 16), (96, 24), (128, 16), (224, 14)])
@@ -29,65 +29,13 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not():
     assert np.abs(first - other).max() > 1e-3
 
 
-def test_augmentation_acts_in_training_only():
-    keras = backend.start(0)
-    from cnn_xray.augmentation import RandomAffine
-
-    layer = RandomAffine(rotation=10, shift=0.1, zoom=0.1, aspect_jitter=0.3)
-    film = keras.random.uniform((4, 16, 16, 1), seed=1)
-    np.testing.assert_allclose(layer(film, training=False), film)
-    moved = np.asarray(layer(film, training=True))
-    assert np.abs(moved - np.asarray(film)).max() > 0.1
-    assert np.abs(moved[0] - moved[1]).max() > 0.1
-
-
-def transformed(film, **amounts):
-    """One film (h, w) through the affine map of known amounts."""
-    keras = backend.start(0)
-    from cnn_xray.augmentation import RandomAffine
-
-    names = ("mirror", "angle", "x", "y", "log_width", "log_height")
-    start = {"mirror": 1.0}
-    drawn = {name: keras.ops.array([amounts.get(name, start.get(name, 0.0))], "float32") for name in names}
-    coefficients = RandomAffine.transforms(drawn, *film.shape)
-    moved = keras.ops.image.affine_transform(film[None, ..., None].astype("float32"), coefficients)
-    return np.asarray(moved)[0, ..., 0]
-
-
-def test_the_affine_map_by_hand():
-    film = np.arange(25.0).reshape(5, 5)
-    np.testing.assert_allclose(transformed(film), film, atol=1e-4)
-    np.testing.assert_allclose(transformed(film, mirror=-1.0), film[:, ::-1], atol=1e-4)
-    np.testing.assert_allclose(transformed(film, angle=np.pi / 2), np.rot90(film), atol=1e-3)
-    np.testing.assert_allclose(transformed(film, x=0.2)[:, :4], film[:, 1:], atol=1e-4)
-    line = np.zeros((9, 9))
-    line[4, 3:6] = 1  # three wide, one high; twice as wide: the middle cell of five on either side is full
-    wide = transformed(line, log_width=np.log(2))
-    assert wide[4, 3:6].tolist() == pytest.approx([1, 1, 1]) and wide[4].sum() == pytest.approx(6, abs=0.1)
-    assert wide[3].sum() == pytest.approx(0)
-
-
-def test_blur_is_gaussian_and_each_image_has_its_own():
-    import cv2
-
-    keras = backend.start(0)
-    from cnn_xray.augmentation import RandomBlur
-
-    films = np.random.default_rng(0).random((3, 32, 32, 1)).astype("float32")
-    found = np.asarray(RandomBlur(2.0).blur(films, keras.ops.array([1e-3, 1.0, 2.0])))
-    np.testing.assert_allclose(found[0], films[0], atol=1e-5)
-    for i, sigma in ((1, 1.0), (2, 2.0)):
-        expected = cv2.GaussianBlur(films[i, ..., 0], (11, 11), sigma, borderType=cv2.BORDER_REFLECT)
-        np.testing.assert_allclose(found[i, ..., 0], expected, atol=1e-4)
-
-
-def test_some_films_are_seen_as_they_are():
-    backend.start(0)
-    from cnn_xray.augmentation import UNMOVED, RandomAffine
-
-    layer = RandomAffine(flip=False, rotation=10, shift=0.1, zoom=0.1, aspect_jitter=0.3)
-    angles = np.asarray(layer.draw(2000)["angle"])
-    assert (angles == 0).mean() == pytest.approx(UNMOVED, abs=0.04)
+def test_depth_and_width_are_those_asked_for():
+    for depth, expected in ((2, "0a 1a 2a 2b"), (3, "0a 1a 1b 2a 2b 2c"), (5, "0a 1a 1b 1c 1d 2a 2b 2c 2d 2e")):
+        layers = network.build(TrainParameters(image_size=128, width=4, depth=depth)).layers
+        convolutions = {layer.name: layer.filters for layer in layers if layer.name.startswith("conv")}
+        convolutions.pop("contrast", None)
+        assert list(convolutions) == [f"conv{place}" for place in expected.split()]
+        assert set(convolutions.values()) == {4, 8, 16} and convolutions["conv2b"] == 16
 
 
 def test_brightness_and_contrast_of_the_film_do_not_reach_the_network():
@@ -97,41 +45,89 @@ def test_brightness_and_contrast_of_the_film_do_not_reach_the_network():
     np.testing.assert_allclose(model.predict(film, verbose=0), model.predict(0.8 * film + 30, verbose=0), atol=1e-2)
 
 
-def bright_or_dark(count, seed):
-    """Films whose class is the brightness of the centre: learnt in a few steps."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 2
-    films = rng.integers(60, 120, (count, 32, 32))
-    films[:, 8:24, 8:24] += 100 * labels[:, None, None]
-    return films.astype(np.uint8), labels
+# ---- padding
 
 
-def test_training_learns_keeps_its_best_epoch_and_prints_a_line_an_epoch(capsys):
-    train, validation = bright_or_dark(64, 0), bright_or_dark(32, 1)
-    model = network.build(SMALL)
-    history = training.fit(model, SMALL, train, validation)
-    printed = capsys.readouterr().out
-    assert printed.count("epoch ") == 3 and "val_auc" in printed and "left" in printed
-    assert history["best"].sum() == 1
-    assert history["val_auc"].max() > 0.95
-    kept = history.loc[history["best"], "val_loss"].iloc[0]
-    logits = training.predict(model, validation[0])
-    from sklearn.metrics import log_loss
-
-    assert log_loss(validation[1], training.probability(logits)) == pytest.approx(kept, abs=1e-4)
+def behind_standardisation(padding):
+    """The convolutions alone, at random weights: standardised images (N, 64, 64, 1) → the last feature map."""
+    model = network.build(TrainParameters(image_size=64, width=4, padding=padding))
+    return backend.start().Model(model.get_layer("standardise").output, model.get_layer("features").output)
 
 
-def test_training_is_repeatable():
-    train, validation = bright_or_dark(32, 0), bright_or_dark(16, 1)
-    p = SMALL.model_copy(update={"epochs": 1})
-    losses = [training.fit(network.build(p), p, train, validation)["loss"].iloc[0] for _ in range(2)]
-    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+def test_zeros_beyond_the_edge_show_in_the_map_and_mirrored_padding_does_not():
+    flat = np.ones((1, 64, 64, 1), "float32")
+    zeros, mirrored = (np.asarray(behind_standardisation(padding)(flat)) for padding in ("same", "reflect"))
+    inside = np.broadcast_to(zeros[:, 8:9, 8:9], zeros.shape)
+    assert np.abs(inside).max() > 0.01
+    np.testing.assert_allclose(mirrored, inside, atol=1e-5)
+    np.testing.assert_allclose(zeros[:, 4:-4, 4:-4], inside[:, 4:-4, 4:-4], atol=1e-5)
+    assert np.abs(zeros - inside)[:, [0, -1]].max() > 0.1 * np.abs(inside).max()
 
 
-def test_pooled_features_and_the_logit_weights_give_the_logit():
-    p = TrainParameters(image_size=32, width=4)
+def test_far_from_the_edge_the_padding_makes_no_difference():
+    film = np.random.default_rng(0).normal(size=(1, 64, 64, 1)).astype("float32")
+    zeros, mirrored = (np.asarray(behind_standardisation(padding)(film)) for padding in ("same", "reflect"))
+    np.testing.assert_allclose(zeros[:, 7:-7, 7:-7], mirrored[:, 7:-7, 7:-7], atol=1e-5)
+    assert np.abs(zeros - mirrored).max() > 0.01
+
+
+@pytest.mark.parametrize("size", [32, 64, 65, 96, 127])
+def test_maps_have_one_size_whatever_the_padding(size):
+    def sizes(padding):
+        layers = network.build(TrainParameters(image_size=size, width=4, padding=padding)).layers
+        return {layer.name: layer.output.shape for layer in layers if layer.name.startswith(("conv", "relu", "pool"))}
+
+    assert sizes("reflect") == sizes("same")
+
+
+# ---- augmentation in the network
+
+STILL = {
+    "flip": False, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "aspect_jitter": 0.0,
+    "brightness": 0.0, "contrast": 0.0, "blur": 0.0,
+}  # fmt: skip
+
+
+def augmented(films, **changes):
+    """What the layer before standardisation makes of films (N, 64, 64, 1) in training."""
+    model = network.build(TrainParameters(image_size=64, width=4, **(STILL | changes)))
+    seen = backend.start().Model(model.input, model.get_layer("standardise").input)
+    return np.asarray(seen(films, training=True))[..., 0]
+
+
+def test_without_augmentation_training_sees_the_film_as_it_is():
+    films = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 1)).astype("float32")
+    np.testing.assert_allclose(augmented(films), films[..., 0] / 255, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"flip": True}, {"rotation": 8.0}, {"shift": 0.05}, {"zoom": 0.15}, {"aspect_jitter": 0.4}, {"brightness": 0.1},
+     {"contrast": 0.4}, {"gamma": 0.3}, {"blur": 0.02}, {"sharpen": 1.0}, {"erasing": 1.0}],
+)  # fmt: skip
+def test_every_option_changes_what_training_sees(change):
+    films = np.random.default_rng(0).integers(40, 200, (16, 64, 64, 1)).astype("float32")
+    assert np.abs(augmented(films, **change) - films[..., 0] / 255).max() > 0.05
+
+
+def test_erased_patches_are_grey_rectangles_of_the_stated_area_on_the_stated_share_of_films():
+    seen = augmented(np.full((400, 64, 64, 1), 255.0, "float32"), erasing=0.3)
+    grey = np.abs(seen - 0.5) < 1e-6
+    assert (grey | (seen == 1)).all()
+    erased = grey[grey.any(axis=(1, 2))]
+    assert len(erased) / 400 == pytest.approx(0.3, abs=0.07)
+    sides = np.array([(patch.any(axis=0).sum(), patch.any(axis=1).sum()) for patch in erased])
+    assert (sides.prod(axis=1) == erased.sum(axis=(1, 2))).all()
+    low, high = np.sqrt(network.ERASED) * 64
+    assert low - 1 <= sides.min() < low + 4 and high - 4 < sides.max() <= high + 1
+
+
+def test_a_saved_network_with_every_option_scores_the_same(tmp_path):
+    options = {"padding": "reflect", "gamma": 0.3, "sharpen": 1.0, "erasing": 0.5, "dropout": 0.0, "seed": 1}
+    p = TrainParameters(image_size=32, width=4, **options)
     model = network.build(p)
-    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32)).astype(np.uint8)
-    kernel, bias = model.get_layer("logit").get_weights()
-    by_hand = (training.pooled(model, images) @ kernel + bias)[:, 0]
-    np.testing.assert_allclose(by_hand, training.predict(model, images), atol=1e-5)
+    films = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1)).astype("float32")
+    model.save(tmp_path / "model.keras")
+    again = network.load(tmp_path / "model.keras")
+    for training in (False, True):  # from one seed the same augmentation too
+        np.testing.assert_allclose(again(films, training=training), model(films, training=training), atol=1e-5)

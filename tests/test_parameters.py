@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import get_args
 
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
@@ -10,10 +11,12 @@ from papermill import inspect_notebook
 from tiny_notebooks import write
 from traitlets.config import Config
 
-from cnn_xray import regions
+from cnn_xray import experiment, regions
 from cnn_xray.errors import InputError
 from cnn_xray.parameters import (
     NOTEBOOKS,
+    PHANTOM,
+    RECIPES,
     WIDEST_RING,
     AttentionParameters,
     AuditParameters,
@@ -39,21 +42,25 @@ def refusal(cls, **values) -> str:
         ({"crop": "0.1"}, "crop is '0.1', but it must be a number at least 0 and below 0.5."),
         ({"zoom": float("nan")}, "zoom is nan, but it must be a number at least 0 and at most 1."),
         ({"rotation": float("inf")}, "rotation is inf, but it must be a number at least 0 and at most 180."),
-        ({"epochs": 0}, "epochs is 0, but it must be a whole number at least 1 and at most 500."),
+        ({"epochs": 0}, "epochs is 0, but it must be a whole number at least 1 and at most 500, or None."),
         (
             {"epochs": 3.5},
-            "epochs is 3.5, but it must be a whole number at least 1 and at most 500.",
+            "epochs is 3.5, but it must be a whole number at least 1 and at most 500, or None.",
         ),
         ({"batch_size": True}, "batch_size is True, but it must be a whole number at least 1 and at most 1024."),
         ({"flip": "false"}, "flip is 'false', but it must be True or False."),
         ({"flip": 1}, "flip is 1, but it must be True or False."),
         ({"aspect": "round"}, "aspect is 'round', but it must be one of 'squash', 'letterbox', 'square'."),
+        ({"recipe": "lage"}, "recipe is 'lage', but it must be one of 'default', 'large'."),
+        ({"recipe": "phantom"}, "recipe is 'phantom', but it must be one of 'default', 'large'."),
+        ({"recipe": None}, "recipe is None, but it must be one of 'default', 'large'."),
         ({"ring": 0.5}, "ring is 0.5, but it must be a number above 0 and below 0.5."),
         ({"artifact_rho": 1}, "artifact_rho is 1, but it must be a number above -1 and below 1, or None."),
         ({"labels": "shuffled"}, "labels is 'shuffled', but it must be one of 'true', 'permuted'."),
         ({"data": ""}, "data is '', but it must be a text that is not empty."),
         ({"data": 2024}, "data is 2024, but it must be a text that is not empty."),
         ({"epohs": 3}, "There is no parameter 'epohs'; the nearest one is 'epochs'."),
+        ({"recip": "large"}, "There is no parameter 'recip'; the nearest one is 'recipe'."),
         ({"learning-rate": 1}, "There is no parameter 'learning-rate'; the nearest one is 'learning_rate'."),
     ],
 )
@@ -100,17 +107,67 @@ def test_parameters_cannot_be_changed_afterwards():
 
 
 def test_none_is_filled_in_by_the_kind_of_data_as_described():
-    optional = {name: field for name, field in TrainParameters.model_fields.items() if field.default is None}
+    optional = {name: field for name, field in DataParameters.model_fields.items() if field.default is None}
     assert (optional.pop("artifact_rho").description or "").endswith("None: 0.95 phantom, none in files")
     for artifact_rho, data, expected in ((None, "phantom", 0.95), (None, "films", None), (0.0, "films", 0.0)):
-        assert TrainParameters(data=data, artifact_rho=artifact_rho).resolved().artifact_rho == expected
-    assert {"image_size", "width"} <= set(optional)
-    for name, field in optional.items():
-        phantom, files = map(int, re.search(r"None: (\d+) phantom, (\d+) files$", field.description).groups())
-        assert getattr(TrainParameters().resolved(), name) == phantom
-        assert getattr(TrainParameters(data="films").resolved(), name) == files
-        assert getattr(TrainParameters(**{name: 33}).resolved(), name) == 33
-    assert AuditParameters().resolved().image_size == 64
+        for cls in (DataParameters, TrainParameters):
+            assert cls(data=data, artifact_rho=artifact_rho).resolved().artifact_rho == expected
+    assert set(optional) == {"image_size"}
+    phantom, files = map(
+        int, re.search(r"None: (\d+) phantom, (\d+) files$", optional["image_size"].description).groups()
+    )
+    for cls in (DataParameters, AuditParameters, TrainParameters):
+        assert (cls().resolved().image_size, cls(data="films").resolved().image_size) == (phantom, files)
+        assert cls(image_size=33).resolved().image_size == cls(image_size=33).side == 33
+
+
+FILLED_IN = (  # by data and recipe: side, channels of the first block, epochs
+    ("phantom", "default", (64, 16, 16)),
+    ("films", "default", (128, 32, 16)),
+    ("phantom", "large", (224, 64, 60)),
+    ("films", "large", (224, 64, 60)),
+)
+
+
+@pytest.mark.parametrize(("data", "recipe", "expected"), FILLED_IN)
+def test_a_recipe_fills_in_what_is_none(data, recipe, expected):
+    p = TrainParameters.from_mapping({"data": data, "recipe": recipe})
+    filled = p.resolved()
+    assert (filled.image_size, filled.width, filled.epochs) == expected and p.side == expected[0]
+    assert filled.resolved() == filled
+    left = {name for name, value in filled.model_dump().items() if value is None}
+    assert left == ({"artifact_rho"} if data == "films" else set())
+    changed = {name for name in TrainParameters.model_fields if getattr(p, name) != getattr(filled, name)}
+    assert changed - {"artifact_rho"} == {"image_size", "width", "epochs"}
+
+
+@pytest.mark.parametrize("name", ["image_size", "width", "epochs"])
+@pytest.mark.parametrize(("data", "recipe", "expected"), FILLED_IN)
+def test_a_given_value_wins_over_the_recipe(data, recipe, expected, name):
+    filled = TrainParameters.from_mapping({"data": data, "recipe": recipe, name: 33}).resolved()
+    others = dict(zip(("image_size", "width", "epochs"), expected, strict=True)) | {name: 33}
+    assert {other: getattr(filled, other) for other in others} == others
+    assert filled.side == filled.image_size
+
+
+def test_every_recipe_can_be_chosen_and_holds_what_is_allowed():
+    choices = get_args(TrainParameters.model_fields["recipe"].annotation)
+    assert {PHANTOM, *choices} == set(RECIPES)
+    for values in RECIPES.values():
+        assert TrainParameters.from_mapping(values).resolved().model_dump().items() >= values.items()
+
+
+def test_a_run_by_recipe_is_the_run_with_its_values_written_out():
+    by_recipe = TrainParameters(data="films", recipe="large").resolved()
+    written_out = TrainParameters(data="films", **RECIPES["large"]).resolved()
+    assert experiment.identity(by_recipe) == experiment.identity(written_out)
+    assert experiment.identity(by_recipe) != experiment.identity(TrainParameters(data="films").resolved())
+
+
+def test_probes_stay_small_whatever_the_recipe():
+    for recipe in ("default", "large"):
+        p = ShortcutParameters(data="films", recipe=recipe).probe().resolved()
+        assert (p.image_size, p.width, p.epochs, p.patience) == (96, 16, 8, 8)
 
 
 def test_the_phantom_follows_the_parameters():

@@ -1,4 +1,4 @@
-"""Augmentation that Keras lacks: one random affine map in a single interpolation, and blur of any width.
+"""Layers that Keras lacks: one random affine map in one interpolation, blur and sharpening, gamma, mirrored padding.
 
 Keras has flip, rotation, shift and zoom as layers of their own, but every one resamples: four in a row blur the
 training images, so that the sharper test images look like another scanner. (Imports Keras; import this file inside
@@ -86,24 +86,28 @@ class RandomAffine(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
-class RandomBlur(keras.layers.Layer):
-    """Blurs images by a Gaussian, each by its own, in training only; (N, H, W, 1) float keep their shape.
+class RandomSharpness(keras.layers.Layer):
+    """Blurs one half of the images and sharpens the other, in training only; (N, H, W, 1) float keep their shape.
 
-    ``sigma``: largest standard deviation, px; every second image stays as it is. (Keras' own layer stops at 1 px.)
+    ``blur``: largest standard deviation of the Gaussian, px; each image has its own. ``sharpen``: largest amount a of
+    unsharp masking, x + a (x − blurred x), with a Gaussian of 1 px. (Keras' own blur stops at 1 px.)
     """
 
-    def __init__(self, sigma: float, seed: int = 0, **kwargs: Any):
+    def __init__(self, blur: float = 0.0, sharpen: float = 0.0, seed: int = 0, **kwargs: Any):
         super().__init__(**kwargs)
-        self.options = {"sigma": sigma, "seed": seed}
+        self.options = {"blur": blur, "sharpen": sharpen, "seed": seed}
         self.generator = keras.random.SeedGenerator(seed)
-        self.reach = int(2 * sigma + 1)
+        self.reach = int(2 * max(blur, 1.0 if sharpen else 0.0) + 1)
 
     def call(self, images: Any, training: bool = False) -> Any:
         if not training:
             return images
-        largest = self.options["sigma"]
-        drawn = keras.random.uniform((ops.shape(images)[0],), -largest, largest, seed=self.generator)
-        return ops.reshape(self.blur(images, ops.maximum(drawn, 1e-3)), ops.shape(images))
+        drawn = keras.random.uniform((ops.shape(images)[0],), -1.0, 1.0, seed=self.generator)
+        amount = ops.maximum(-drawn, 0.0) * self.options["sharpen"]
+        sigma = ops.where(drawn > 0, drawn * self.options["blur"], 1.0 if self.options["sharpen"] else 0.0)
+        blurred = self.blur(images, ops.maximum(sigma, 1e-3))
+        sharpened = images + amount[:, None, None, None] * (images - blurred)
+        return ops.reshape(ops.where(drawn[:, None, None, None] > 0, blurred, sharpened), ops.shape(images))
 
     def blur(self, images: Any, sigma: Any) -> Any:
         """Images (N, H, W, 1) blurred by Gaussians of ``sigma`` (N,) px each; mirrored at the edge."""
@@ -119,3 +123,43 @@ class RandomBlur(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.options}
+
+
+@keras.saving.register_keras_serializable(package="cnn_xray")
+class RandomGamma(keras.layers.Layer):
+    """Raises grey values 0..1 to a random power, in training only; images (N, H, W, C) float keep their shape.
+
+    ``gamma``: largest |natural log| of the exponent. Unlike brightness and contrast it bends the grey scale, which
+    standardisation cannot undo.
+    """
+
+    def __init__(self, gamma: float, seed: int = 0, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.options = {"gamma": gamma, "seed": seed}
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        if not training:
+            return images
+        limit = self.options["gamma"]
+        exponent = ops.exp(keras.random.uniform((ops.shape(images)[0], 1, 1, 1), -limit, limit, seed=self.generator))
+        return ops.power(ops.clip(images, 0.0, 1.0), exponent)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.options}
+
+
+@keras.saving.register_keras_serializable(package="cnn_xray")
+class ReflectionPadding(keras.layers.Layer):
+    """Mirrors images (N, H, W, C) at their edges by ``before`` and ``after`` px, in both directions."""
+
+    def __init__(self, before: int, after: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.before, self.after = before, after
+
+    def call(self, images: Any) -> Any:
+        sides = (self.before, self.after)
+        return ops.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "before": self.before, "after": self.after}

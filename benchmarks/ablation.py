@@ -1,0 +1,150 @@
+"""Which options of the recipe earn their place? Judged on stressed validation; no test film is read.
+
+    python benchmarks/ablation.py path/to/chest_xray                  # selection: benchmarks/ablation.csv
+    python benchmarks/ablation.py path/to/chest_xray --open-test      # once a recipe is locked: ablation_test.csv
+
+Adds a row a network to benchmarks/ablation.csv, which notebook 02 shows; what is there already is not run again, so
+delete it after a change of the method. An arm changes the base, over three seeds. Every network is trained without the
+films that speak most against their class in size, proportions, sharpness, exposure or contrast, and scored on these
+(`cnn_xray.stress`); also on the mean of mirrored and of shifted views. On two cores a network takes about 35 s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_auc_score
+
+from cnn_xray import dataset, experiment, records, stress
+from cnn_xray.dataset import Dataset
+from cnn_xray.parameters import TrainParameters
+from cnn_xray.records import Run
+from cnn_xray.split import FITTING
+from cnn_xray.storage import atomic_write, resolve
+from cnn_xray.training import predict
+
+TABLE = Path(__file__).with_suffix(".csv")
+TEST = TABLE.with_name("ablation_test.csv")
+SEEDS = (0, 1, 2)
+REFERENCE_SIDE = 128  # px at which properties are measured, whatever the size of the network's films
+VIEWS = {"stressed_auc": "none", "with_flip": "flip", "with_shifts": "shifts"}
+BASE: dict[str, Any] = {  # said in full, so that a change of the defaults does not change the arms
+    "image_size": 96, "width": 16, "epochs": 12, "keep_epoch": "last", "batch_size": 32, "depth": 3, "padding": "same",
+    "dropout": 0.2, "learning_rate": 2e-3, "schedule": "cosine", "weight_decay": 1e-3, "clip_norm": 0.0, "ema": 0.0,
+    "label_smoothing": 0.0, "balance": "weights", "aspect": "squash", "rotation": 8.0, "shift": 0.05, "zoom": 0.15,
+    "aspect_jitter": 0.4, "brightness": 0.1, "contrast": 0.4, "gamma": 0.0, "blur": 0.012, "sharpen": 0.0,
+    "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0,
+}  # fmt: skip
+FULL = {"image_size": 128, "width": 32, "epochs": 16}
+KEPT = {"aspect_jitter": 0.2, "zoom": 0.05, "label_smoothing": 0.1, "balance": "sampling"}
+ARMS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "no stretching": {"aspect_jitter": 0.0},
+    "no blur": {"blur": 0.0},
+    "half the stretching": {"aspect_jitter": 0.2},
+    "24 epochs": {"epochs": 24},
+    "128 px": {"image_size": 128},
+    "32 channels": {"width": 32},
+    "gamma 0.5": {"gamma": 0.5},
+    "sharpening 1": {"sharpen": 1.0},
+    "blur 0.03": {"blur": 0.03},
+    "MixUp 0.2": {"mixup": 0.2},
+    "random erasing 0.5": {"erasing": 0.5},
+    "zoom 0.3": {"zoom": 0.3},
+    "no zoom": {"zoom": 0.0},
+    "letterbox": {"aspect": "letterbox"},
+    "contrast 0.7": {"contrast": 0.7},
+    "no brightness and contrast": {"brightness": 0.0, "contrast": 0.0},
+    "label smoothing 0.1": {"label_smoothing": 0.1},
+    "moving average 0.99": {"ema": 0.99},
+    "CutMix 1": {"cutmix": 1.0},
+    "mirrored padding": {"padding": "reflect"},
+    "weight decay 0.01": {"weight_decay": 0.01},
+    "dropout 0.5": {"dropout": 0.5},
+    "one more convolution": {"depth": 4},
+    "balanced sampling": {"balance": "sampling"},
+    "no balance": {"balance": "none"},
+    "clipping at 1": {"clip_norm": 1.0},
+    "constant rate": {"schedule": "constant"},
+    "peak rate 0.001": {"learning_rate": 1e-3},
+    "rotation 15": {"rotation": 15.0},
+    "full size": FULL,
+    "full size, what was kept": FULL | KEPT,
+    "full size, what was kept, no stretching": FULL | KEPT | {"aspect_jitter": 0.0},
+    "full size, what was kept, 32 epochs": FULL | KEPT | {"epochs": 32},
+}
+
+
+def trained(folder: str, change: dict[str, Any], seed: int, strata: pd.DataFrame) -> tuple[Run, Dataset]:
+    """One network of an arm, recorded in runs/, and the films of train and val that it may see."""
+    p = TrainParameters.from_mapping({"data": folder, "seed": seed, **BASE, **change})
+    data = stress.without_strata(dataset.load(p, splits=FITTING), strata)
+    return experiment.run(p, data), data
+
+
+def scores(run: Run, data: Dataset, strata: pd.DataFrame) -> dict[str, Any]:
+    """A network on the films held out: mean AUC over the properties (of three kinds of views), each, and seconds."""
+    rows, model = data.rows("val"), run.model()
+    of_views = {}
+    for name, tta in VIEWS.items():
+        logits = np.full(len(data.table), np.nan)
+        logits[rows] = predict(model, data.pixels[rows], tta=tta)
+        of_views[name] = stress.left_out_auc(data.table, logits, strata)
+    means = {name: each.mean() for name, each in of_views.items()}
+    return {"run": run.id, **means, **of_views["stressed_auc"], "train_seconds": run.metrics["train_seconds"]}
+
+
+def select(folder: str) -> None:
+    """Every arm with every seed on the training patients alone, each row written as soon as it is known."""
+    reference = dataset.load(
+        TrainParameters.from_mapping({"data": folder, "image_size": REFERENCE_SIDE}), splits=FITTING
+    )
+    strata = stress.left_out(reference.table, stress.suspicion(reference))
+    for arm, change, seed in missing(TABLE):
+        one = scores(*trained(folder, change, seed, strata), strata)
+        add(TABLE, {"arm": arm, "change": json.dumps(change), "seed": seed, **one})
+        print(f"{arm}, seed {seed}: stressed AUC {one['stressed_auc']:.4f}", flush=True)
+
+
+def open_test(folder: str) -> None:
+    """The test AUC of every network of the finished table: to be asked for once, when nothing is left to choose."""
+    if list(missing(TABLE)):
+        raise SystemExit(f"{TABLE.name} lacks rows: finish the selection before the test split is opened.")
+    chosen = pd.read_csv(TABLE).set_index(["arm", "seed"])["run"]
+    for arm, change, seed in missing(TEST):
+        run = records.find(resolve("runs") / chosen[arm, seed])
+        if run is None:
+            raise SystemExit(f"The network {chosen[arm, seed]} is not in runs/: delete {TABLE.name} and select again.")
+        data = dataset.load(TrainParameters.from_mapping({"data": folder, "seed": seed, **BASE, **change}))
+        rows = data.rows("test")
+        auc = roc_auc_score(data.table["label"].iloc[rows], predict(run.model(), data.pixels[rows]))
+        add(TEST, {"arm": arm, "seed": seed, "run": run.id, "test_auc": auc})
+
+
+def missing(file: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
+    """Arm, change and seed of every network that has no row in the table yet."""
+    done = pd.read_csv(file) if file.exists() else pd.DataFrame(columns=["arm", "seed"])
+    known = set(zip(done["arm"], done["seed"], strict=True))
+    return ((arm, change, seed) for arm, change in ARMS.items() for seed in SEEDS if (arm, seed) not in known)
+
+
+def add(file: Path, row: dict[str, Any]) -> None:
+    """The table with one more row, in place at once."""
+    done = [pd.read_csv(file)] if file.exists() else []
+    with atomic_write(file) as handle:
+        table = pd.concat([*done, pd.DataFrame([row])], ignore_index=True)
+        handle.write(table.to_csv(index=False, float_format="%.5g").encode())
+
+
+if __name__ == "__main__":
+    asked = argparse.ArgumentParser(description="Which options of the recipe earn their place?")
+    asked.add_argument("folder", help="a chest_xray folder")
+    asked.add_argument("--open-test", action="store_true", help="afterwards: the test AUC of the same networks")
+    given = asked.parse_args()
+    (open_test if given.open_test else select)(given.folder)

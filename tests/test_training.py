@@ -1,0 +1,353 @@
+"""Training: the order of the films, their weights and mixtures, the learning rate, and which weights are kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from cnn_xray import backend, network, training
+from cnn_xray.errors import InputError
+from cnn_xray.parameters import TrainParameters
+
+SMALL = TrainParameters(image_size=32, width=8, epochs=3, batch_size=16, seed=2)
+LINEAR = TrainParameters(epochs=1, batch_size=8, learning_rate=0.01, weight_decay=0.0, schedule="constant")
+
+
+def bright_or_dark(count, seed):
+    """Films whose class is the brightness of the centre: learnt in a few steps."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    films = rng.integers(60, 120, (count, 32, 32))
+    films[:, 8:24, 8:24] += 100 * labels[:, None, None]
+    return films.astype(np.uint8), labels
+
+
+def black_or_white(labels, side=8):
+    """Black films of label 0, white ones of label 1."""
+    y = np.asarray(labels)
+    return (255 * y[:, None, None] * np.ones((1, side, side))).astype(np.uint8), y
+
+
+def linear(kernel=0.0, bias=0.0):
+    """logit = kernel × (mean of the film in 0..1 − ½) + bias: two weights, trained in no time."""
+    keras = backend.start(0)
+    image = keras.Input((8, 8, 1))
+    x = keras.layers.Rescaling(1 / 255, -0.5)(image)
+    logit = keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D(name="gap")(x))
+    model = keras.Model(image, logit)
+    model.set_weights([np.full((1, 1), kernel), np.full(1, bias)])
+    return model
+
+
+def weights(model):
+    """Kernel and bias of `linear`."""
+    return np.array([float(w.ravel()[0]) for w in model.get_weights()])
+
+
+def fitted(kernel=0.0, train=None, validation=None, **changes):
+    """`linear` after training with ``changes``, and its history."""
+    model, plain = linear(kernel), black_or_white([0, 1] * 16)
+    p = LINEAR.model_copy(update=changes)
+    return model, training.fit(model, p, train or plain, validation or plain)
+
+
+# ---- the network learns
+
+
+def test_training_learns_keeps_its_best_epoch_and_prints_a_line_an_epoch(capsys):
+    train, validation = bright_or_dark(64, 0), bright_or_dark(32, 1)
+    model = network.build(SMALL)
+    history = training.fit(model, SMALL, train, validation)
+    printed = capsys.readouterr().out
+    assert printed.count("epoch ") == 3 and "val_auc" in printed and "left" in printed
+    assert history["epoch"].tolist() == [1, 2, 3] and history["best"].sum() == 1
+    assert history["val_auc"].max() > 0.95
+    kept = history.loc[history["best"], "val_loss"].iloc[0]
+    logits = training.predict(model, validation[0])
+    assert log_loss(validation[1], training.probability(logits)) == pytest.approx(kept, abs=1e-4)
+
+
+def test_training_is_repeatable_even_where_films_are_mixed():
+    train, validation = bright_or_dark(32, 0), bright_or_dark(16, 1)
+    p = SMALL.model_copy(update={"epochs": 1, "mixup": 0.5, "cutmix": 0.5, "erasing": 0.5, "balance": "sampling"})
+    losses = [training.fit(network.build(p), p, train, validation)["loss"].iloc[0] for _ in range(2)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_pooled_features_and_the_logit_weights_give_the_logit():
+    p = TrainParameters(image_size=32, width=4)
+    model = network.build(p)
+    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32)).astype(np.uint8)
+    kernel, bias = model.get_layer("logit").get_weights()
+    by_hand = (training.pooled(model, images) @ kernel + bias)[:, 0]
+    np.testing.assert_allclose(by_hand, training.predict(model, images), atol=1e-5)
+
+
+def test_a_training_that_diverged_is_told_in_a_sentence():
+    sentence = r"^Training diverged in epoch 1; try a learning_rate below 0\.01\.$"
+    with pytest.raises(InputError, match=sentence):
+        fitted(kernel=np.nan)
+
+
+# ---- which film comes when
+
+
+def order(labels, **changes):
+    return training._order(np.asarray(labels), TrainParameters(**{"epochs": 4, "batch_size": 8, **changes}))
+
+
+@pytest.mark.parametrize("balance", ["weights", "none"])
+def test_every_film_comes_once_an_epoch_save_the_rest_of_a_batch(balance):
+    rows = order([0] * 18 + [1] * 3, balance=balance)
+    assert rows.shape == (4, 2, 8)
+    for epoch in rows.reshape(4, 16):
+        assert len(set(epoch)) == 16 and set(epoch) <= set(range(21))
+    assert len({tuple(epoch) for epoch in rows.reshape(4, 16)}) == 4
+    assert set(order([0] * 18 + [1] * 3, epochs=40).ravel()) == set(range(21))  # never the same that are left
+
+
+def test_sampling_draws_as_many_of_either_class_and_all_of_them():
+    labels = np.array([0] * 180 + [1] * 20)
+    rows = order(labels, balance="sampling", epochs=10)
+    assert rows.shape == (10, 25, 8)
+    assert labels[rows].mean() == pytest.approx(0.5, abs=0.04)
+    assert labels[rows].mean(axis=(1, 2)).min() > 0.35
+    assert len(set(rows.ravel())) > 195
+    assert labels[order(labels, epochs=10)].mean() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("balance", ["weights", "sampling"])
+def test_the_order_follows_the_seed(balance):
+    first, again, other = (order([0, 1] * 20, balance=balance, seed=seed) for seed in (1, 1, 2))
+    assert (first == again).all() and (first != other).mean() > 0.5
+
+
+def test_a_batch_larger_than_the_data_is_all_of_them():
+    rows = order([0, 1, 0, 1, 1], batch_size=64)
+    assert rows.shape == (4, 1, 5) and (np.sort(rows[:, 0]) == np.arange(5)).all()
+
+
+def batches(films, labels, rows, class_weights=(1.0, 1.0), mixers=()):
+    """What `backend.feed_training` gives, batch by batch, as arrays."""
+    fed = backend.feed_training(films, labels, rows, class_weights, mixers)
+    assert fed["steps_per_epoch"] == rows.shape[1]
+    return [tuple(np.asarray(part) for part in batch) for batch in fed["x"]]
+
+
+def test_the_films_are_fed_in_that_order_with_their_labels_and_weights():
+    backend.start()
+    films = np.arange(7, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    labels = np.array([0, 1, 0, 0, 1, 0, 1])
+    rows = np.array([[[6, 0], [2, 1]], [[4, 4], [3, 5]]])
+    fed = batches(films, labels, rows, (0.75, 2.0))
+    assert [x[:, 0, 0, 0].tolist() for x, _, _ in fed] == [[6, 0], [2, 1], [4, 4], [3, 5]]
+    assert [y[:, 0].tolist() for _, y, _ in fed] == [[1, 0], [0, 1], [1, 1], [0, 0]]
+    assert [w.tolist() for *_, w in fed] == [[2, 0.75], [0.75, 2], [2, 2], [0.75, 0.75]]
+    assert fed[0][0].shape == (2, 4, 4, 1)
+
+
+def test_class_weights_by_hand():
+    labels = np.array([0] * 9 + [1] * 3)
+    assert training._class_weights(labels, TrainParameters()) == (pytest.approx(2 / 3), 2.0)  # 12 / (2·9), 12 / (2·3)
+    for balance in ("sampling", "none"):
+        assert training._class_weights(labels, TrainParameters(balance=balance)) == (1.0, 1.0)
+
+
+def test_class_weights_reach_the_loss():
+    unequal = black_or_white([0] * 24 + [1] * 8)
+    p = LINEAR.model_copy(update={"batch_size": 32, "learning_rate": 1e-9})
+    right, wrong = np.log1p(np.exp(-1)), np.log1p(np.exp(1))  # what a logit of 1 loses
+    for balance, expected in (("weights", (right + wrong) / 2), ("none", 0.25 * right + 0.75 * wrong)):
+        history = training.fit(linear(0.0, 1.0), p.model_copy(update={"balance": balance}), unequal, unequal)
+        assert history["loss"].iloc[0] == pytest.approx(expected, abs=1e-5)
+
+
+# ---- mixed films
+
+
+@pytest.fixture(params=["float32", "mixed_float16"])
+def precision(request):
+    """That of a CPU, and that of a GPU."""
+    keras = backend.start()
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+def mixed(**changes):
+    """Images (N, S, S), labels and weights (N,) of six mixed batches of black and white films."""
+    films, labels = black_or_white([0] * 20 + [1] * 12, side=32)
+    p = TrainParameters(epochs=3, batch_size=16, **changes)
+    mixers = training.mixers(p)
+    x, y, w = zip(*batches(films, labels, training._order(labels, p), (0.5, 2.0), mixers), strict=True)
+    assert len({tuple(np.ravel(batch).tolist()) for batch in y}) == 6  # every batch is mixed anew
+    return np.concatenate(x)[..., 0] / 255, np.concatenate(y)[:, 0], np.concatenate(w)
+
+
+def test_mixup_blends_films_labels_and_weights_alike(precision):
+    images, labels, weight = mixed(mixup=1.0)
+    assert labels.min() >= 0 and labels.max() <= 1 and 0.3 < np.mean((labels > 0.02) & (labels < 0.98)) < 0.7
+    np.testing.assert_allclose(images, np.broadcast_to(labels[:, None, None], images.shape), atol=1e-3)
+    np.testing.assert_allclose(weight, 0.5 + 1.5 * labels, atol=1e-3)
+
+
+def test_cutmix_pastes_a_patch_and_labels_a_film_by_its_share(precision):
+    images, labels, weight = mixed(cutmix=1.0)
+    assert set(np.unique(images)) == {0, 1}
+    mixture = (labels > 0.02) & (labels < 0.98)
+    assert 0.3 < mixture.mean() < 0.7
+    np.testing.assert_allclose(images.mean(axis=(1, 2)), labels, atol=1.5 / 32)  # patches end between pixels
+    for film in images[mixture]:
+        patches = (area[np.ix_(area.any(axis=1), area.any(axis=0))] for area in (film == 1, film == 0))
+        assert any(patch.all() for patch in patches)  # either colour is a rectangle
+    np.testing.assert_allclose(weight, 0.5 + 1.5 * labels, atol=1e-3)
+
+
+def test_a_small_alpha_mixes_less():
+    def mixture(**changes):
+        labels = mixed(**changes)[1]
+        return np.minimum(labels, 1 - labels).mean()
+
+    assert mixture(mixup=0.1) < mixture(mixup=1.0) and mixture(cutmix=0.1) < mixture(cutmix=1.0)
+
+
+def test_without_an_alpha_nothing_is_mixed():
+    assert training.mixers(TrainParameters()) == []
+
+
+def test_a_mixture_reaches_the_loss():
+    sure = 40.0  # of black and white films the logits are −20 and 20, and nothing is lost
+    for changes, low, high in (({}, 0, 1e-6), ({"mixup": 1.0}, 0.5, 5), ({"cutmix": 1.0}, 0.5, 5)):
+        _, history = fitted(sure, learning_rate=1e-9, **changes)
+        assert low <= history["loss"].iloc[0] < high
+
+
+# ---- learning rate and gradient
+
+
+def rates(steps, **changes):
+    schedule = training._rate(backend.start(), TrainParameters(learning_rate=0.01, **changes), steps)
+    return np.array([float(schedule(step)) for step in range(steps)])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_rate_climbs_to_its_peak_over_a_tenth(schedule):
+    rate = rates(200, schedule=schedule)
+    np.testing.assert_allclose(rate[:20], np.arange(20) / 20 * 0.01, atol=1e-8)
+    assert rate[20] == pytest.approx(0.01) == rate.max()
+
+
+def test_then_it_falls_along_a_cosine_or_stays():
+    np.testing.assert_allclose(rates(200, schedule="constant")[20:], 0.01, rtol=1e-5)
+    falling = rates(200, schedule="cosine")[20:]
+    np.testing.assert_allclose(falling, 0.005 * (1 + np.cos(np.pi * np.arange(180) / 180)), atol=1e-7)
+    assert falling[-1] < 1e-6
+
+
+def test_a_few_steps_have_no_warm_up():
+    for schedule in ("cosine", "constant"):
+        assert rates(5, schedule=schedule)[0] == pytest.approx(0.01)
+        assert rates(1, schedule=schedule).tolist() == pytest.approx([0.01])
+
+
+def test_the_gradient_is_clipped_where_that_is_asked_for():
+    # Adam divides by the size of the gradient, so only one clipped below its epsilon (1e-7) no longer moves anything.
+    free, clipped = fitted()[0], fitted(clip_norm=1e-10)[0]
+    assert weights(free)[0] == pytest.approx(4 * LINEAR.learning_rate, rel=0.05)
+    assert abs(weights(clipped)[0]) < 1e-3 * LINEAR.learning_rate
+    assert free.optimizer.global_clipnorm is None and clipped.optimizer.global_clipnorm == 1e-10
+
+
+def test_label_smoothing_by_hand():
+    options = {"epochs": 12, "learning_rate": 0.3, "keep_epoch": "last"}
+    plain, history = fitted(**options)
+    assert history["loss"].iloc[-1] < 0.05
+    smooth, history = fitted(**options, label_smoothing=0.5)
+    least = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))  # of half a label: three quarters are its own class's
+    assert history["loss"].min() >= least - 1e-6
+    assert history["loss"].iloc[-1] == pytest.approx(least, abs=0.01)
+    logits = training.predict(smooth, black_or_white([0, 1])[0])
+    assert logits.tolist() == pytest.approx([-np.log(3), np.log(3)], abs=0.15)
+    assert history["val_loss"].iloc[-1] == pytest.approx(np.log(4 / 3), abs=0.05)  # of the labels as they are
+    assert weights(plain)[0] > 2 * weights(smooth)[0]
+
+
+# ---- which weights are kept
+
+INVERTED = black_or_white([0, 1] * 8)[0], np.array([1, 0] * 8)  # the more is learnt, the worse is the validation
+
+
+def test_the_best_epoch_is_kept_and_training_stops_when_patience_is_out():
+    model, history = fitted(-0.1, validation=INVERTED, epochs=9, patience=3, learning_rate=0.02)
+    # The kernel climbs from −0.1 by 0.02 a step; four steps are an epoch, the rates of the first three 0, ⅓ and ⅔.
+    assert history["val_auc"].tolist() == [1, 0, 0, 0] and history["best"].tolist() == [True, False, False, False]
+    assert weights(model)[0] == pytest.approx(-0.06, abs=0.002)
+
+
+def test_the_last_epoch_is_kept_whatever_the_validation_says():
+    model, history = fitted(-0.1, validation=INVERTED, epochs=6, patience=1, learning_rate=0.02, keep_epoch="last")
+    assert history["val_auc"].tolist() == [1, 0, 0, 0, 0, 0] and history["best"].tolist() == [False] * 5 + [True]
+    assert weights(model)[0] == pytest.approx(-0.1 + 22.5 * 0.02, rel=0.05)  # the first two steps make half a one
+    logits = training.predict(model, INVERTED[0])
+    assert log_loss(INVERTED[1], training.probability(logits)) == pytest.approx(history["val_loss"].iloc[-1], abs=1e-5)
+
+
+def test_the_averaged_weights_are_the_average_of_the_steps_by_hand(monkeypatch):
+    rows = training._order(np.array([0, 1] * 16), LINEAR)  # one epoch of four steps
+    after = []
+    for steps in range(1, 5):
+        monkeypatch.setattr(training, "_order", lambda *_, steps=steps: rows[:, :steps])
+        after.append(weights(fitted()[0]))
+    average = after[0]
+    for now in after[1:]:
+        average = 0.75 * average + 0.25 * now
+    assert after[0][0] == pytest.approx(0.01, rel=0.05) and after[3][0] - average[0] > 0.01
+    for shape in ((1, 4), (2, 2)):  # the average goes on over epochs, between which it is in the model
+        monkeypatch.setattr(training, "_order", lambda *_, shape=shape: rows.reshape(*shape, 8))
+        model, _ = fitted(ema=0.75, epochs=shape[0], keep_epoch="last")
+        np.testing.assert_allclose(weights(model), average, atol=1e-6)
+
+
+@pytest.mark.parametrize("patience", [2, 9])
+def test_the_averaged_weights_are_those_judged_and_kept(patience):
+    options = {"validation": INVERTED, "epochs": 6, "learning_rate": 0.02, "patience": patience}
+    model, history = fitted(-0.1, **options, ema=0.9)
+    kept = history.loc[history["best"]].iloc[0]
+    assert kept["epoch"] == 1 and len(history) == (3 if patience == 2 else 6)
+    logits = training.predict(model, INVERTED[0])
+    assert log_loss(INVERTED[1], training.probability(logits)) == pytest.approx(kept["val_loss"], abs=1e-6)
+    free, _ = fitted(-0.1, **options)
+    start = np.array([-0.1, 0])
+    assert np.abs(weights(model) - start)[0] < 0.6 * np.abs(weights(free) - start)[0]
+
+
+def test_a_long_average_stays_near_the_first_step():
+    last = {"epochs": 4, "keep_epoch": "last"}
+    averaged, free = (weights(fitted(**last, ema=ema)[0])[0] for ema in (0.999, 0.0))
+    assert free == pytest.approx(15 * 0.01, rel=0.05) and 0 < averaged < 0.012
+
+
+# ---- views of a film, each judged
+
+
+def test_logits_are_the_mean_over_the_views():
+    keras = backend.start(0)
+    films = np.random.default_rng(0).integers(0, 256, (3, 25, 25)).astype(np.uint8)
+    kernel = np.random.default_rng(1).normal(size=(25, 25)) / 1000
+    image = keras.Input((25, 25, 1))
+    model = keras.Model(image, keras.layers.Dense(1, use_bias=False)(keras.layers.Flatten()(image)))
+    model.set_weights([kernel.reshape(-1, 1)])
+
+    def logits(*views):
+        return np.mean([(view * kernel).sum(axis=(1, 2)) for view in views], axis=0)
+
+    padded = np.pad(films, ((0, 0), (1, 1), (1, 1)))  # a 25th of the side is one pixel; black beyond the edge
+    corners = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
+    moved = [padded[:, top : top + 25, left : left + 25] for top, left in corners]
+    flipped = [view[:, :, ::-1] for view in moved]
+    for tta, expected in (("none", logits(films)), ("flip", logits(films, films[:, :, ::-1])),
+                          ("shifts", logits(*moved, *flipped))):  # fmt: skip
+        np.testing.assert_allclose(training.predict(model, films, tta=tta), expected, atol=1e-4)
+    assert np.abs(logits(*moved, *flipped) - logits(films)).max() > 0.01
