@@ -42,7 +42,7 @@ BASE: dict[str, Any] = {  # said in full, so that a change of the defaults does 
     "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0,
 }  # fmt: skip
 FULL = {"image_size": 128, "width": 32, "epochs": 16}
-KEPT = {"aspect_jitter": 0.2, "zoom": 0.05, "label_smoothing": 0.1, "balance": "sampling"}
+KEPT = {"aspect_jitter": 0.2, "zoom": 0.05, "label_smoothing": 0.1, "balance": "sampling", "learning_rate": 4e-3}
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "no stretching": {"aspect_jitter": 0.0},
@@ -74,6 +74,11 @@ ARMS: dict[str, dict[str, Any]] = {
     "constant rate": {"schedule": "constant"},
     "peak rate 0.001": {"learning_rate": 1e-3},
     "rotation 15": {"rotation": 15.0},
+    "peak rate 0.004": {"learning_rate": 4e-3},
+    "no dropout": {"dropout": 0.0},
+    "no rotation": {"rotation": 0.0},
+    "batches of 16": {"batch_size": 16},
+    "no shift": {"shift": 0.0},
     "full size": FULL,
     "full size, what was kept": FULL | KEPT,
     "full size, what was kept, no stretching": FULL | KEPT | {"aspect_jitter": 0.0},
@@ -118,10 +123,11 @@ def open_test(folder: str) -> None:
         raise SystemExit(f"{TABLE.name} lacks rows: finish the selection before the test split is opened.")
     chosen = pd.read_csv(TABLE).set_index(["arm", "seed"])["run"]
     for arm, change, seed in missing(TEST):
-        run = records.find(resolve("runs") / chosen[arm, seed])
+        p = TrainParameters.from_mapping({"data": folder, "seed": seed, **BASE, **change})
+        run = records.find(resolve(p.runs) / chosen[arm, seed])
         if run is None:
             raise SystemExit(f"The network {chosen[arm, seed]} is not in runs/: delete {TABLE.name} and select again.")
-        data = dataset.load(TrainParameters.from_mapping({"data": folder, "seed": seed, **BASE, **change}))
+        data = dataset.load(p)
         rows = data.rows("test")
         auc = roc_auc_score(data.table["label"].iloc[rows], predict(run.model(), data.pixels[rows]))
         add(TEST, {"arm": arm, "seed": seed, "run": run.id, "test_auc": auc})

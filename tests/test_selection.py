@@ -1,0 +1,91 @@
+"""The recipe is chosen without the test split: the selection runs to its end although no test film can be read."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from cnn_xray import images
+from cnn_xray.errors import InputError
+
+BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "ablation.py"
+
+
+@pytest.fixture
+def ablation(tmp_path, monkeypatch):
+    """The benchmark with two tiny arms, writing into an empty folder."""
+    spec = importlib.util.spec_from_file_location("ablation", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    tiny = {"image_size": 32, "width": 4, "epochs": 1, "keep_epoch": "last", "runs": str(tmp_path / "runs")}
+    for name, value in {
+        "BASE": tiny, "ARMS": {"base": {}, "no blur": {"blur": 0.0}}, "SEEDS": (0,), "REFERENCE_SIDE": 32,
+        "TABLE": tmp_path / "ablation.csv", "TEST": tmp_path / "ablation_test.csv",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setenv("CNN_XRAY_CACHE", str(tmp_path / "cache"))
+    return module
+
+
+@pytest.fixture
+def films(tmp_path):
+    """40 noise films to fit on, of a size each, and 8 of the test split: a manifest CSV and its folder."""
+    folder, rng, rows = tmp_path / "films", np.random.default_rng(0), []
+    folder.mkdir()
+    for i in range(48):
+        size = (int(rng.integers(40, 80)), int(rng.integers(40, 80)))
+        Image.fromarray(rng.integers(0, 256, size).astype(np.uint8)).save(folder / f"{i}.png")
+        rows.append({"path": f"{i}.png", "label": i % 2, "split": "train" if i < 40 else "test", "patient": f"p{i}"})
+    pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
+    return folder
+
+
+def test_selection_never_sees_the_test_split(ablation, films, monkeypatch):
+    test_films = {films / f"{i}.png" for i in range(40, 48)}
+    for film in test_films:
+        film.write_text("not an image")  # whoever decodes it is refused
+    opened, digested = set(), set()
+    decode, digests = images.decode, images.digests
+    monkeypatch.setattr(images, "decode", lambda file, *rest: (opened.add(Path(file)), decode(file, *rest))[1])
+    monkeypatch.setattr(images, "digests", lambda files, *rest: (digested.update(files), digests(files, *rest))[1])
+
+    ablation.select(str(films / "manifest.csv"))
+    table = pd.read_csv(ablation.TABLE)
+    assert table["arm"].tolist() == ["base", "no blur"] and table["stressed_auc"].between(0, 1).all()
+    assert not ablation.TEST.exists() and not [name for name in table if "test" in name]
+    assert digested and not test_films & (opened | digested)
+    for run in table["run"]:
+        predictions = pd.read_csv(films.parent / "runs" / run / "predictions.csv")
+        assert set(predictions["split"]) == {"val"} and not {films / path for path in predictions["path"]} & test_films
+
+    with pytest.raises(InputError, match="8 images"):  # the trap is set: opening the test split would have sprung it
+        ablation.open_test(str(films / "manifest.csv"))
+
+
+def test_the_labels_of_test_films_change_nothing(ablation, films):
+    place = str(films / "manifest.csv")
+    ablation.select(place)
+    before = pd.read_csv(ablation.TABLE)
+    ablation.TABLE.unlink()
+    table = pd.read_csv(place)
+    table.loc[table["split"] == "test", "label"] = 1 - table["label"]
+    table.to_csv(place, index=False)
+    ablation.select(place)
+    pd.testing.assert_frame_equal(pd.read_csv(ablation.TABLE), before)
+
+
+def test_the_test_split_is_opened_when_nothing_is_left_to_choose(ablation, films, monkeypatch):
+    place = str(films / "manifest.csv")
+    with pytest.raises(SystemExit, match="finish the selection"):
+        ablation.open_test(place)
+    ablation.select(place)
+    ablation.open_test(place)
+    opened = pd.read_csv(ablation.TEST)
+    assert opened["arm"].tolist() == ["base", "no blur"] and opened["test_auc"].between(0, 1).all()
+    assert opened["run"].tolist() == pd.read_csv(ablation.TABLE)["run"].tolist()
+    monkeypatch.setattr(ablation, "predict", lambda *_: pytest.fail("scored again"))
+    ablation.open_test(place)
+    ablation.select(place)
