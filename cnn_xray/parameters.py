@@ -27,7 +27,9 @@ class DataParameters(Parameters):
     data: str = Field(PHANTOM, min_length=1, description="phantom, a chest_xray folder, or a manifest CSV")
     on_bad_image: Literal["error", "skip"] = Field("error", description="unreadable images: error | skip")
     seed: int = Field(0, ge=0, lt=2**31, description="of the phantom, the split and the training")
-    image_size: int | None = Field(None, ge=32, le=1024, description="px a side (large: 224); None: 64 phantom, 128 files")
+    image_size: int | None = Field(
+        None, ge=32, le=1024, description="px a side (large: 224); None: 64 phantom, 128 files"
+    )
     crop: float = Field(0.0, ge=0, lt=0.5, description="fraction cut from each side of the frame")
     aspect: Literal["squash", "letterbox", "square"] = Field("squash", description="squash | letterbox | square")
     phantom_images: int = Field(1200, ge=80, le=50_000, description="training films, 15 % to validate")

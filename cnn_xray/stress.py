@@ -79,11 +79,13 @@ def left_out(table: pd.DataFrame, suspected: pd.DataFrame, fraction: float = LEF
     """Which films speak most against their class: (N, properties) bool, a column a property.
 
     Of each class at most ``fraction`` of the films, whole patients at a time, by the mean of their films' ``suspected``
-    (a patient with films of both classes takes them all along). ``table`` has label and patient.
+    (a patient with films of both classes takes them all along). ``table`` has label and patient. A property that is the
+    same on all films has no column.
     """
     against = suspected.mul(np.where(table["label"] == 1, -1.0, 1.0), axis=0)
     chosen = {}
-    for name, values in against.items():
+    for name in suspected.columns[suspected.nunique() > 1]:
+        values = against[name]
         patients = values.groupby([table["label"], table["patient"]]).agg(["mean", "size"]).reset_index()
         patients = patients.sort_values(["label", "mean", "patient"], ascending=[True, False, True])
         of_class = patients.groupby("label")["size"]
@@ -120,11 +122,17 @@ def discordant_auc(labels: ArrayLike, scores: ArrayLike, suspected: ArrayLike, p
     suspected[i] < suspected[j]. ``n`` counts the films in such pairs; NaN where there is none.
     Raises InputError on other labels and unequal lengths.
     """
-    y, right, pairs = _discordant(labels, scores, suspected)
+    y, s, q = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(suspected, np.float64)
     names = np.asarray(patients)
-    if names.shape != y.shape:
-        raise InputError(f"Discordant pairs need a patient for each film: got {len(names)} for {len(y)}.")
+    if y.ndim != 1 or not (y.shape == s.shape == q.shape == names.shape) or not np.isin(y, (0, 1)).all():
+        raise InputError(
+            "Discordant pairs need a label (0 or 1), a score, a suspicion and a patient for each film: got "
+            f"labels {y.shape}, scores {s.shape}, suspicions {q.shape}, patients {names.shape}."
+        )
     positive, negative = y == 1, y == 0
+    pairs = (q[positive][:, None] < q[negative][None, :]).astype(np.float64)
+    ahead = s[positive][:, None] - s[negative][None, :]
+    right = pairs * ((ahead > 0) + 0.5 * (ahead == 0))
     weights = sample_and_replicates(names).astype(np.float64)
     with np.errstate(invalid="ignore"):
         values = _sum(weights[:, positive], right, weights[:, negative])
@@ -132,34 +140,6 @@ def discordant_auc(labels: ArrayLike, scores: ArrayLike, suspected: ArrayLike, p
     inside = np.zeros(len(y), bool)
     inside[positive], inside[negative] = pairs.any(axis=1), pairs.any(axis=0)
     return estimate(float(values[0]), values[1:], names[inside])
-
-
-def share_lost(labels: ArrayLike, scores: ArrayLike, suspected: ArrayLike) -> NDArray[np.float64]:
-    """Of each film's discordant pairs the share that ``scores`` order wrongly: (N,), 0 for a film in no such pair.
-
-    Ties count half. Arguments as for `discordant_auc`.
-    """
-    y, right, pairs = _discordant(labels, scores, suspected)
-    lost = np.zeros(len(y))
-    for label, axis in ((1, 1), (0, 0)):
-        lost[y == label] = (pairs - right).sum(axis=axis) / np.maximum(1, pairs.sum(axis=axis))
-    return lost
-
-
-def _discordant(
-    labels: ArrayLike, scores: ArrayLike, suspected: ArrayLike
-) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
-    """Labels (N,); for each positive (row) and negative (column) whether the pair is ordered rightly and discordant."""
-    y, s, q = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(suspected, np.float64)
-    if y.ndim != 1 or not (y.shape == s.shape == q.shape) or not np.isin(y, (0, 1)).all():
-        raise InputError(
-            "Discordant pairs need a label (0 or 1), a score and a suspicion for each film: got "
-            f"labels {y.shape}, scores {s.shape}, suspicions {q.shape}."
-        )
-    positive, negative = y == 1, y == 0
-    pairs = (q[positive][:, None] < q[negative][None, :]).astype(np.float64)
-    ahead = s[positive][:, None] - s[negative][None, :]
-    return y, pairs * ((ahead > 0) + 0.5 * (ahead == 0)), pairs
 
 
 def _sum(left: NDArray[np.float64], matrix: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -258,3 +258,8 @@ def test_the_auc_of_each_stratum_by_hand():
     strata = pd.DataFrame({"size": [True, True, True, False, True], "contrast": [True, False, False, True, True]})
     found = left_out_auc(table, [0.4, 0.7, 0.5, 0.1, 0.9], strata)
     assert found.to_dict() == {"size": 0.75, "contrast": 0.5}
+
+
+def test_a_property_without_differences_has_no_stratum():
+    constant = data(original_width=1000, original_height=800)
+    assert list(left_out(constant.table, suspicion(constant))) == ["sharpness", "exposure", "contrast"]
