@@ -37,8 +37,8 @@ def results() -> str:
     lines = [
         "| network, on the 624 test images | pretrained on | accuracy | AUC | sensitivity | specificity |",
         "|---|---|---|---|---|---|",
-        f"| **this one**, mean of {len(seeds)} seeds (range) | **nothing** | "
-        + " | ".join(span(seeds[f"test_{name}"]) for name in ("accuracy", "auc", "sensitivity", "specificity"))
+        "| **this one** | **nothing** | "
+        + " | ".join(spread(seeds[f"test_{name}"]) for name in ("accuracy", "auc", "sensitivity", "specificity"))
         + " |",
         *(f"| {' | '.join(one)} |" for one in REFERENCES),
         "",
@@ -77,11 +77,6 @@ def row(runs: pd.DataFrame, metric: str, words: str) -> str:
 def spread(values: pd.Series) -> str:
     """Mean, range and number of seeds."""
     return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f}, {len(values)} seeds)"
-
-
-def span(values: pd.Series) -> str:
-    """Mean and range."""
-    return f"{values.mean():.3f} ({values.min():.3f}–{values.max():.3f})"
 
 
 def picture() -> None:

@@ -360,11 +360,9 @@ def operating_points(seeds: dict[int, pd.DataFrame], points: pd.DataFrame) -> Fi
 
 
 def foretold(table: pd.DataFrame) -> Figure:
-    """What validation said against what test says, one dot an arm. Columns stressed_auc and test_auc, index the arm."""
+    """What validation said against what test says, one dot an arm. Columns stressed_auc and test_auc."""
     figure, axes = plt.subplots(figsize=(6.5, 5), layout="constrained")
     axes.plot(table["stressed_auc"], table["test_auc"], "o", color="black", markersize=4)
-    for arm, (stressed, test) in table[["stressed_auc", "test_auc"]].iterrows():
-        axes.annotate(str(arm), (stressed, test), xytext=(4, 2), textcoords="offset points", fontsize=6, color=GREY)
     axes.set(xlabel="AUC on the left-out strata (no test film seen)", ylabel="AUC on the test split")
     sns.despine(figure)
     return figure

@@ -7,7 +7,7 @@ import pandas as pd
 from cnn_xray.calibration import prior_shift
 from cnn_xray.scores import classification_metrics, sensitivity_threshold, youden_threshold
 
-LOCKED = "0.5"  # named before the test split was opened: where a network trained on balanced classes is undecided
+LOCKED = "0.5"  # where a network trained on balanced classes is undecided: nothing to choose
 SENSITIVITY = 0.95
 ADVISED = f"validation, {SENSITIVITY:.0%} sensitivity"
 

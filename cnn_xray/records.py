@@ -1,4 +1,4 @@
-"""Run records: ``runs/<id>/`` with run.json, model.keras, history.csv, predictions.csv and attention.csv."""
+"""Run records: ``runs/<id>/`` with run.json, model.keras, history.csv, predictions.csv; attention.csv if tested."""
 
 from __future__ import annotations
 

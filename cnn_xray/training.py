@@ -1,4 +1,4 @@
-"""Fit a network: AdamW with warm-up and cosine decay, early stopping and best epoch by validation AUC."""
+"""Fit a network by its recipe (optimizer, schedule, balance, mixing), score it each epoch, and predict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TTA_SHIFT = 0.04  # fraction of the side
 def fit(
     model: Any, p: TrainParameters, train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray]
 ) -> pd.DataFrame:
-    """Train ``model`` in place and leave it with the weights of its best epoch.
+    """Train ``model`` in place and leave it with the weights of its best or its last epoch, by ``p.keep_epoch``.
 
     ``train`` and ``validation`` are (images (N, S, S) uint8, labels (N,) int). Prints one line an epoch. Returns one
     row an epoch: epoch (from 1), loss, val_loss (cross-entropy, nats), val_auc, best (the epoch kept), seconds.

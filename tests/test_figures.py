@@ -137,3 +137,24 @@ def test_the_remaining_figures_are_drawn():
     outlines = {"red": FILMS > 128}
     assert len(figures.contact_sheet(FILMS, list("abc"), columns=2, outlines=outlines).axes) == 4
     assert "grey values" in texts(figures.mean_films(FILMS[0].astype(float), FILMS[1].astype(float)))
+
+
+def test_an_ablation_has_the_best_arm_on_top_and_a_dot_a_seed():
+    table = pd.DataFrame({"arm": ["a", "a", "b", "b"], "seed": [0, 1, 0, 1], "difference": [-0.1, 0.0, 0.2, 0.1]})
+    (axes,) = figures.ablation(table, "difference").axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["b", "a"]
+    seeds, means = (line for line in axes.lines if line.get_label() in ("a seed", "mean"))
+    assert len(seeds.get_xdata()) == 4 and list(means.get_xdata()) == pytest.approx([0.15, -0.05])
+
+
+def test_operating_points_lie_where_they_were_measured_one_curve_a_seed():
+    films = pd.DataFrame({"label": [0, 1, 0, 1], "probability": [0.1, 0.4, 0.6, 0.9]})
+    points = pd.DataFrame({"seed": [0], "threshold at": ["0.5"], "sensitivity": [0.5], "specificity": [0.5]})
+    (axes,) = figures.operating_points({0: films, 1: films}, points).axes
+    *curves, marked = axes.lines
+    assert len(curves) == 2 and (marked.get_xdata()[0], marked.get_ydata()[0]) == (0.5, 0.5)
+
+
+def test_a_dot_an_arm_says_what_validation_foretold():
+    (axes,) = figures.foretold(pd.DataFrame({"stressed_auc": [0.9, 0.92], "test_auc": [0.96, 0.97]})).axes
+    assert axes.lines[0].get_xydata().tolist() == [[0.9, 0.96], [0.92, 0.97]]
