@@ -7,7 +7,7 @@ Adds a row a network to benchmarks/ablation.csv, which notebook 02 shows; what i
 delete it after a change of the method. An arm changes the base, over three seeds. Every network is trained without the
 films that speak most against their class in size, proportions, sharpness, exposure or contrast, and scored on these
 (`cnn_xray.stress`); also on the mean of mirrored and of shifted views. On two cores a small network
-takes about half a minute, one of full size three to five.
+takes about half a minute, one of full size three to six.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "full size, what was kept": FULL | KEPT,
     "full size, what was kept, no stretching": FULL | KEPT | {"aspect_jitter": 0.0},
     "full size, what was kept, 32 epochs": FULL | KEPT | {"epochs": 32},
+    "full size, what was kept, no stretching, 32 epochs": FULL | KEPT | {"aspect_jitter": 0.0, "epochs": 32},
 }
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 PHANTOM = "phantom"
 RECIPES: dict[str, dict[str, int]] = {  # what a parameter left at None becomes
     "phantom": {"image_size": 64, "width": 16, "epochs": 16},
-    "default": {"image_size": 128, "width": 32, "epochs": 16},
+    "default": {"image_size": 128, "width": 32, "epochs": 32},
     "large": {"image_size": 224, "width": 64, "epochs": 60},
 }
 WIDEST_RING = 0.4  # of a ring that is exchanged: its seam, a quarter of it, then ends in the middle of the film
@@ -110,22 +110,22 @@ class TrainParameters(DataParameters):
     depth: int = Field(3, ge=2, le=8, description="convolutions of the last block; inner ones one less")
     padding: Literal["same", "reflect"] = Field("same", description="of convolutions: same (zeros) | reflect")
     dropout: float = Field(0.2, ge=0, lt=1, description="fraction dropped before the logit")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
+    learning_rate: float = Field(4e-3, gt=0, le=1, description="highest, after the warm-up")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up: cosine | constant")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
     clip_norm: float = Field(0.0, ge=0, le=1000, description="largest global norm of the gradient; 0: no clipping")
     ema: float = Field(0.0, ge=0, lt=1, description="momentum of the weights' moving average; 0: none")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="fraction of the label given to both classes")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="fraction of the label given to both classes")
     balance: Literal["weights", "sampling", "none"] = Field(
-        "weights", description="classes made equal by: weights | sampling | none"
+        "sampling", description="classes made equal by: weights | sampling | none"
     )
-    keep_epoch: Literal["best", "last"] = Field("best", description="by validation AUC: best | or the last")
-    patience: int = Field(6, ge=1, le=500, description="epochs without a better validation AUC, then stop")
+    keep_epoch: Literal["best", "last"] = Field("last", description="by validation AUC: best | or the last")
+    patience: int = Field(6, ge=1, le=500, description="keep_epoch best: epochs without a better one, then stop")
     flip: bool = Field(True, description="mirror left and right at random")
     rotation: float = Field(8.0, ge=0, le=180, description="largest random angle, degrees")
     shift: float = Field(0.05, ge=0, lt=0.5, description="largest random move, fraction of the side")
-    zoom: float = Field(0.15, ge=0, le=1, description="largest random |log scale|")
-    aspect_jitter: float = Field(0.4, ge=0, le=1, description="largest random |log of width to height|")
+    zoom: float = Field(0.05, ge=0, le=1, description="largest random |log scale|")
+    aspect_jitter: float = Field(0.0, ge=0, le=1, description="largest random |log of width to height|")
     fill: Literal["constant", "reflect"] = Field("constant", description="constant | reflect, beyond the edge")
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
     contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
@@ -136,7 +136,7 @@ class TrainParameters(DataParameters):
     mixup: float = Field(0.0, ge=0, le=1, description="alpha of MixUp; 0: none")
     cutmix: float = Field(0.0, ge=0, le=1, description="alpha of CutMix; 0: none")
     tta: Literal["none", "flip", "shifts"] = Field(
-        "none", description="logits are the mean over: none | flip | shifts (both ways, and flipped)"
+        "shifts", description="logits are the mean over: none | flip | shifts (both ways, and flipped)"
     )
     explain: Literal["predicted", "pneumonia"] = Field("predicted", description="evidence for: predicted | pneumonia")
     rerun: bool = Field(False, description="train again although the run is recorded")

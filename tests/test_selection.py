@@ -10,6 +10,7 @@ from PIL import Image
 
 from cnn_xray import images
 from cnn_xray.errors import InputError
+from cnn_xray.parameters import TrainParameters
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "ablation.py"
 
@@ -89,3 +90,19 @@ def test_the_test_split_is_opened_when_nothing_is_left_to_choose(ablation, films
     monkeypatch.setattr(ablation, "predict", lambda *_: pytest.fail("scored again"))
     ablation.open_test(place)
     ablation.select(place)
+
+
+def test_the_default_recipe_is_the_arm_that_won():
+    """Of the arms of full size that train within ten minutes on two cores (the strata take a third of the films)."""
+    spec = importlib.util.spec_from_file_location("ablation", BENCHMARK)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    table = pd.read_csv(module.TABLE)
+    assert not set(table.groupby("arm").size()) - {len(module.SEEDS)}, "an arm lacks seeds"
+    of_arms = table[table["arm"].str.startswith("full size")].groupby("arm")
+    affordable = of_arms["train_seconds"].mean() * 1.5 < 600
+    means = of_arms[list(module.VIEWS)].mean()[affordable]
+    arm, views = means.stack().idxmax()
+    locked = TrainParameters(data="films").resolved()
+    won = {**module.BASE, **module.ARMS[arm], "tta": module.VIEWS[views]}
+    assert {name: getattr(locked, name) for name in won} == won
