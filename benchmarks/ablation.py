@@ -6,8 +6,9 @@
 Adds a row a network to benchmarks/ablation.csv, which notebook 02 shows; what is there already is not run again, so
 delete it after a change of the method. An arm changes the base, over three seeds. Every network is trained without the
 films that speak most against their class in size, proportions, sharpness, exposure or contrast, and scored on these
-(`cnn_xray.stress`); also on the mean of mirrored and of shifted views. On two cores a small network
-takes about half a minute, one of full size three to six.
+twice: as they are, property by property (`cnn_xray.stress`), also on the mean of mirrored and of shifted views; and
+with the proportions, sharpness or exposure of the other class (`cnn_xray.counterfactual`). On two cores a small
+network takes about half a minute, one of full size three to six.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,19 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from cnn_xray import dataset, experiment, records, stress
-from cnn_xray.dataset import Dataset
+from cnn_xray import counterfactual, dataset, experiment, records, stress
+from cnn_xray.counterfactual import REFERENCE_SIDE
+from cnn_xray.dataset import FRAME_SIDE, Dataset
 from cnn_xray.parameters import TrainParameters
 from cnn_xray.records import Run
 from cnn_xray.split import FITTING
 from cnn_xray.storage import atomic_write, resolve
 from cnn_xray.training import predict
+from cnn_xray.view import View
 
 TABLE = Path(__file__).with_suffix(".csv")
 TEST = TABLE.with_name("ablation_test.csv")
 SEEDS = (0, 1, 2)
-REFERENCE_SIDE = 128  # px at which properties are measured, whatever the size of the network's films
 VIEWS = {"stressed_auc": "none", "with_flip": "flip", "with_shifts": "shifts"}
 BASE: dict[str, Any] = {  # said in full, so that a change of the defaults does not change the arms
     "image_size": 96, "width": 16, "epochs": 12, "keep_epoch": "last", "batch_size": 32, "depth": 3, "padding": "same",
@@ -44,6 +47,7 @@ BASE: dict[str, Any] = {  # said in full, so that a change of the defaults does 
     "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0,
 }  # fmt: skip
 FULL = {"image_size": 128, "width": 32, "epochs": 16}
+KEPT_WHEN_CHANGED = {"aspect_jitter": 0.6, "depth": 4, "balance": "sampling"}
 KEPT = {"aspect_jitter": 0.2, "zoom": 0.05, "label_smoothing": 0.1, "balance": "sampling", "learning_rate": 4e-3}
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
@@ -84,11 +88,15 @@ ARMS: dict[str, dict[str, Any]] = {
     "centre square": {"aspect": "square"},
     "centre square, no stretching": {"aspect": "square", "aspect_jitter": 0.0},
     "letterbox, no stretching": {"aspect": "letterbox", "aspect_jitter": 0.0},
+    "stretching 0.6": {"aspect_jitter": 0.6},
+    "stretching 0.8": {"aspect_jitter": 0.8},
     "full size": FULL,
     "full size, what was kept": FULL | KEPT,
     "full size, what was kept, no stretching": FULL | KEPT | {"aspect_jitter": 0.0},
     "full size, what was kept, 32 epochs": FULL | KEPT | {"epochs": 32},
     "full size, what was kept, no stretching, 32 epochs": FULL | KEPT | {"aspect_jitter": 0.0, "epochs": 32},
+    "full size, kept when changed": FULL | KEPT_WHEN_CHANGED,
+    "full size, kept when changed, 32 epochs": FULL | KEPT_WHEN_CHANGED | {"epochs": 32},
 }
 
 
@@ -99,8 +107,9 @@ def trained(folder: str, change: dict[str, Any], seed: int, strata: pd.DataFrame
     return experiment.run(p, data), data
 
 
-def scores(run: Run, data: Dataset, strata: pd.DataFrame) -> dict[str, Any]:
-    """A network on the films held out: mean AUC over the properties (of three kinds of views), each, and seconds."""
+def scores(run: Run, data: Dataset, strata: pd.DataFrame, looks: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A network on the films held out: as they are (mean over the strata, of three kinds of views; each stratum), with
+    the ``looks`` of the other class (mean; each property), and seconds of training."""
     rows, model = data.rows("val"), run.model()
     of_views = {}
     for name, tta in VIEWS.items():
@@ -108,19 +117,28 @@ def scores(run: Run, data: Dataset, strata: pd.DataFrame) -> dict[str, Any]:
         logits[rows] = predict(model, data.pixels[rows], tta=tta)
         of_views[name] = stress.left_out_auc(data.table, logits, strata)
     means = {name: each.mean() for name, each in of_views.items()}
-    return {"run": run.id, **means, **of_views["stressed_auc"], "train_seconds": run.metrics["train_seconds"]}
+    labels = data.table["label"].iloc[rows]
+    changed = {f"changed_{name}": roc_auc_score(labels, predict(model, films)) for name, films in looks.items()}
+    mean = {"changed_auc": float(np.mean(list(changed.values())))}
+    seconds = {"train_seconds": run.metrics["train_seconds"]}
+    return {"run": run.id, **means, **of_views["stressed_auc"], **mean, **changed, **seconds}
 
 
 def select(folder: str) -> None:
     """Every arm with every seed on the training patients alone, each row written as soon as it is known."""
-    reference = dataset.load(
-        TrainParameters.from_mapping({"data": folder, "image_size": REFERENCE_SIDE}), splits=FITTING
-    )
-    strata = stress.left_out(reference.table, stress.suspicion(reference))
+    p = TrainParameters.from_mapping({"data": folder, "image_size": REFERENCE_SIDE})
+    reference, frames = (dataset.load(p, view, FITTING) for view in (None, View(0.0, "squash", FRAME_SIDE)))
+    known = stress.properties(reference)
+    strata = stress.left_out(reference.table, stress.suspicion(reference, known))
+    held_out = np.flatnonzero(strata.any(axis=1))
+    looks = cache(lambda view: counterfactual.changed(frames, known, held_out, view))
     for arm, change, seed in missing(TABLE):
-        one = scores(*trained(folder, change, seed, strata), strata)
+        run, data = trained(folder, change, seed, strata)
+        one = scores(run, data, strata, looks(data.view))
         add(TABLE, {"arm": arm, "change": json.dumps(change), "seed": seed, **one})
-        print(f"{arm}, seed {seed}: stressed AUC {one['stressed_auc']:.4f}", flush=True)
+        print(
+            f"{arm}, seed {seed}: stressed AUC {one['stressed_auc']:.4f}, changed {one['changed_auc']:.4f}", flush=True
+        )
 
 
 def open_test(folder: str) -> None:

@@ -45,7 +45,7 @@ def properties(data: Dataset) -> pd.DataFrame:
         data.table[name].astype("Float64").to_numpy(np.float64, na_value=np.nan)
         for name in ("original_width", "original_height")
     )
-    sharpness = [np.log(cv2.Laplacian(film, cv2.CV_32F).std() + 1e-3) for film in data.pixels]
+    sharpness = [laplacian_sharpness(film) for film in data.pixels]
     found = pd.DataFrame(
         {
             "size": np.log(width * height),
@@ -56,6 +56,11 @@ def properties(data: Dataset) -> pd.DataFrame:
         }
     )
     return found.fillna(found.iloc[data.rows(*FITTING)].median()).fillna(0.0)
+
+
+def laplacian_sharpness(film: NDArray[np.uint8]) -> float:
+    """Log of the standard deviation of the Laplacian of a film (S, S)."""
+    return float(np.log(cv2.Laplacian(film, cv2.CV_32F).std() + 1e-3))
 
 
 def suspicion(data: Dataset, known: pd.DataFrame | None = None) -> pd.DataFrame:

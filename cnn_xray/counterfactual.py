@@ -1,0 +1,101 @@
+"""Films given the look of the other class: does the decision follow proportions, sharpness or exposure themselves?
+
+A stratum of real films reverses one property and leaves the others as they go with the class, so that another shortcut
+can win it. Changing the property on the film leaves everything else as it is. Size cannot be changed at the network's
+resolution except through sharpness, and contrast is taken away by the network's standardisation: they have no entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
+
+from cnn_xray.dataset import Dataset
+from cnn_xray.errors import InputError
+from cnn_xray.stress import laplacian_sharpness
+from cnn_xray.view import View
+
+CHANGED = ("proportions", "sharpness", "exposure")
+REFERENCE_SIDE = 128  # px at which sharpness is measured, whatever the size of the network's films
+BLURS = np.linspace(0.3, 4.0, 15)  # standard deviations tried, px of the frame
+SHARPENINGS = np.geomspace(0.1, 6.0, 15)  # amounts of unsharp masking tried, with a Gaussian of 1 px
+EXPONENTS = np.exp(np.linspace(-1.5, 1.5, 31))  # of the grey scale tried
+
+
+def of_other_class(values: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
+    """For each film the value that has the same rank in the other class as its own has in its class: (N,) float.
+
+    ``values`` (N,) float, ``labels`` (N,) in {0, 1}. The two distributions change places. Raises InputError when a
+    class is missing.
+    """
+    v, y = np.asarray(values, np.float64), np.asarray(labels)
+    if set(np.unique(y)) != {0, 1}:
+        raise InputError("Properties can be exchanged between classes only where there are films of both.")
+    new = np.empty(len(v))
+    for label in (0, 1):
+        inside = y == label
+        new[inside] = np.quantile(v[~inside], (rankdata(v[inside]) - 0.5) / inside.sum())
+    return new
+
+
+def changed(frames: Dataset, known: pd.DataFrame, rows: NDArray[np.intp], view: View) -> dict[str, NDArray[np.uint8]]:
+    """Property → the films ``rows`` in ``view``, with that property as in the other class: (n, S, S) uint8.
+
+    ``frames`` are whole films squashed into a square of at least REFERENCE_SIDE px (``View(0, "squash", F)``);
+    ``known`` their `stress.properties` at REFERENCE_SIDE. A film that becomes wider loses top and bottom, one that
+    becomes narrower its flanks; sharpness is changed by a Gaussian or by unsharp masking, exposure by an exponent of
+    the grey scale, whichever of those tried comes nearest. Raises InputError as `of_other_class`.
+    """
+    labels = frames.table["label"]
+    wanted = {name: of_other_class(known[name], labels) for name in CHANGED}
+    found: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in CHANGED}
+    for row in rows:
+        film, ratio = frames.pixels[row], float(known["proportions"].iloc[row])
+        new = {name: float(values[row]) for name, values in wanted.items()}
+        looks = {
+            "proportions": (_cut(film, new["proportions"] - ratio), new["proportions"]),
+            "sharpness": (_nearest(_sharper_and_softer(film), sharpness, new["sharpness"]), ratio),
+            "exposure": (_nearest(_brighter_and_darker(film), np.mean, new["exposure"]), ratio),
+        }
+        for name, (look, log_ratio) in looks.items():
+            place = view.place((look.shape[1], look.shape[0]), (float(np.exp(log_ratio)), 1.0))
+            found[name].append(view.apply(look, place))
+    return {name: np.stack(films) for name, films in found.items()}
+
+
+def sharpness(film: NDArray[np.uint8]) -> float:
+    """Log of the standard deviation of the Laplacian of one film (F, F), seen at REFERENCE_SIDE px."""
+    small = cv2.resize(film, (REFERENCE_SIDE, REFERENCE_SIDE), interpolation=cv2.INTER_AREA)
+    return laplacian_sharpness(small)
+
+
+def _cut(film: NDArray[np.uint8], wider: float) -> NDArray[np.uint8]:
+    """The middle of a film, so that the log of width to height grows by ``wider``."""
+    height, width = film.shape
+    rows, columns = round(height * np.exp(-max(wider, 0.0))), round(width * np.exp(min(wider, 0.0)))
+    top, left = (height - rows) // 2, (width - columns) // 2
+    return film[top : top + rows, left : left + columns]
+
+
+def _sharper_and_softer(film: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    soft = cv2.GaussianBlur(film, (0, 0), 1.0)
+    sharper = [cv2.addWeighted(film, 1 + amount, soft, -amount, 0) for amount in SHARPENINGS]
+    return [film, *sharper, *(cv2.GaussianBlur(film, (0, 0), sigma) for sigma in BLURS)]
+
+
+def _brighter_and_darker(film: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    greys = np.arange(256) / 255
+    return [np.round(255 * greys**exponent).astype(np.uint8)[film] for exponent in EXPONENTS]
+
+
+def _nearest(
+    looks: list[NDArray[np.uint8]], measure: Callable[[NDArray[np.uint8]], Any], wanted: float
+) -> NDArray[np.uint8]:
+    """Of the films that were tried the one whose measure comes nearest to what is wanted."""
+    return min(looks, key=lambda film: abs(measure(film) - wanted))
