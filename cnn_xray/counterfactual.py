@@ -12,13 +12,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
 from cnn_xray.dataset import Dataset
 from cnn_xray.errors import InputError
-from cnn_xray.stress import laplacian_sharpness
+from cnn_xray.stress import laplacian_sharpness, properties
 from cnn_xray.view import View
 
 CHANGED = ("proportions", "sharpness", "exposure")
@@ -44,16 +43,16 @@ def of_other_class(values: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     return new
 
 
-def changed(frames: Dataset, known: pd.DataFrame, rows: NDArray[np.intp], view: View) -> dict[str, NDArray[np.uint8]]:
+def changed(frames: Dataset, rows: NDArray[np.intp], view: View) -> dict[str, NDArray[np.uint8]]:
     """Property → the films ``rows`` in ``view``, with that property as in the other class: (n, S, S) uint8.
 
-    ``frames`` are whole films squashed into a square of at least REFERENCE_SIDE px (``View(0, "squash", F)``);
-    ``known`` their `stress.properties` at REFERENCE_SIDE. A film that becomes wider loses top and bottom, one that
-    becomes narrower its flanks; sharpness is changed by a Gaussian or by unsharp masking, exposure by an exponent of
-    the grey scale, whichever of those tried comes nearest. Raises InputError as `of_other_class`.
+    ``frames`` are whole films squashed into a square (``View(0, "squash", F)``), among which classes are compared. A
+    film that becomes wider loses top and bottom, one that becomes narrower its flanks; sharpness is changed by a
+    Gaussian or by unsharp masking, exposure by an exponent of the grey scale, whichever of those tried comes nearest.
+    Raises InputError as `of_other_class`.
     """
-    labels = frames.table["label"]
-    wanted = {name: of_other_class(known[name], labels) for name in CHANGED}
+    known = properties(frames).assign(sharpness=[sharpness(film) for film in frames.pixels])
+    wanted = {name: of_other_class(known[name], frames.table["label"]) for name in CHANGED}
     found: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in CHANGED}
     for row in rows:
         film, ratio = frames.pixels[row], float(known["proportions"].iloc[row])

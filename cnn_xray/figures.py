@@ -359,10 +359,21 @@ def operating_points(seeds: dict[int, pd.DataFrame], points: pd.DataFrame) -> Fi
     return figure
 
 
-def foretold(table: pd.DataFrame) -> Figure:
-    """What validation said against what test says, one dot an arm. Columns stressed_auc and test_auc."""
-    figure, axes = plt.subplots(figsize=(6.5, 5), layout="constrained")
-    axes.plot(table["stressed_auc"], table["test_auc"], "o", color="black", markersize=4)
-    axes.set(xlabel="AUC on the left-out strata (no test film seen)", ylabel="AUC on the test split")
+def foretold(table: pd.DataFrame, judges: dict[str, str], test: str, apart: str) -> Figure:
+    """What each judge said against what test says, a panel a judge, a dot an arm.
+
+    ``judges`` maps columns to the words under their axes; ``test`` is the column upwards, and ``apart`` (bool) marks
+    the arms that are drawn apart, under the column's name.
+    """
+    figure, panels = plt.subplots(
+        1, len(judges), figsize=(4.2 * len(judges), 4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axes, (judge, words) in zip(panels[0], judges.items(), strict=True):
+        for inside, look in ((False, {"color": "black"}), (True, {"color": "black", "markerfacecolor": "white"})):
+            part = table[table[apart] == inside]
+            axes.plot(part[judge], part[test], "o", markersize=5, label=apart if inside else "other arms", **look)
+        axes.set_xlabel(words)
+    panels[0][0].set_ylabel("AUC on the test split")
+    panels[0][0].legend(frameon=False)
     sns.despine(figure)
     return figure

@@ -63,13 +63,13 @@ def laplacian_sharpness(film: NDArray[np.uint8]) -> float:
     return float(np.log(cv2.Laplacian(film, cv2.CV_32F).std() + 1e-3))
 
 
-def suspicion(data: Dataset, known: pd.DataFrame | None = None) -> pd.DataFrame:
+def suspicion(data: Dataset) -> pd.DataFrame:
     """Log-odds of pneumonia told from each property alone: a row an image, columns PROPERTIES.
 
-    Logistic regressions on a property (``known``, or `properties`) and its square, fitted on all films of ``data``
-    outside the test-like splits; rounded so that equal films tie.
+    Logistic regressions on a property and its square, fitted on all films of ``data`` outside the test-like splits;
+    rounded so that equal films tie.
     """
-    known = properties(data) if known is None else known
+    known = properties(data)
     fitting, labels = data.rows(*FITTING), data.table["label"].to_numpy()
     told = {}
     for name in PROPERTIES:

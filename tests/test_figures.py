@@ -156,5 +156,8 @@ def test_operating_points_lie_where_they_were_measured_one_curve_a_seed():
 
 
 def test_a_dot_an_arm_says_what_validation_foretold():
-    (axes,) = figures.foretold(pd.DataFrame({"stressed_auc": [0.9, 0.92], "test_auc": [0.96, 0.97]})).axes
-    assert axes.lines[0].get_xydata().tolist() == [[0.9, 0.96], [0.92, 0.97]]
+    table = pd.DataFrame({"a": [0.9, 0.92], "b": [0.5, 0.6], "test": [0.96, 0.97], "odd": [False, True]})
+    left, right = figures.foretold(table, {"a": "one", "b": "two"}, "test", "odd").axes
+    assert [line.get_xydata().tolist() for line in left.lines] == [[[0.9, 0.96]], [[0.92, 0.97]]]
+    assert [line.get_xydata().tolist() for line in right.lines] == [[[0.5, 0.96]], [[0.6, 0.97]]]
+    assert [line.get_label() for line in left.lines] == ["other arms", "odd"]
