@@ -44,7 +44,7 @@ BASE: dict[str, Any] = {  # said in full, so that a change of the defaults does 
     "label_smoothing": 0.0, "balance": "weights", "aspect": "squash", "flip": True,
     "fill": "constant", "rotation": 8.0, "shift": 0.05, "zoom": 0.15,
     "aspect_jitter": 0.4, "brightness": 0.1, "contrast": 0.4, "gamma": 0.0, "blur": 0.012, "sharpen": 0.0,
-    "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0,
+    "erasing": 0.0, "mixup": 0.0, "cutmix": 0.0, "tta": "none",
 }  # fmt: skip
 FULL = {"image_size": 128, "width": 32, "epochs": 16}
 KEPT_WHEN_CHANGED = {"aspect_jitter": 0.6, "balance": "sampling"}
@@ -100,6 +100,10 @@ ARMS: dict[str, dict[str, Any]] = {
     | KEPT_WHEN_CHANGED
     | {"depth": 4, "epochs": 24},
 }
+LOCKED = {  # after each the test split was opened
+    "first": "full size, what was kept, no stretching, 32 epochs",  # highest stressed_auc
+    "second": "full size, kept when changed, 32 epochs",  # highest changed_auc
+}
 
 
 def trained(folder: str, change: dict[str, Any], seed: int, strata: pd.DataFrame) -> tuple[Run, Dataset]:
@@ -110,20 +114,29 @@ def trained(folder: str, change: dict[str, Any], seed: int, strata: pd.DataFrame
 
 
 def scores(run: Run, data: Dataset, strata: pd.DataFrame, looks: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A network on the films held out: as they are (mean over the strata, of three kinds of views; each stratum), with
-    the ``looks`` of the other class (mean; each property), and seconds of training."""
+    """AUC of a network on the films held out, and its seconds of training.
+
+    Mean over the strata, of three kinds of views; each stratum; all the films together, as they are, and with the
+    ``looks`` of the other class: mean and each.
+    """
     rows, model = data.rows("val"), run.model()
-    of_views = {}
-    for name, tta in VIEWS.items():
-        logits = np.full(len(data.table), np.nan)
-        logits[rows] = predict(model, data.pixels[rows], tta=tta)
-        of_views[name] = stress.left_out_auc(data.table, logits, strata)
-    means = {name: each.mean() for name, each in of_views.items()}
     labels = data.table["label"].iloc[rows]
+    seen = {name: predict(model, data.pixels[rows], tta=tta) for name, tta in VIEWS.items()}
+    of_views = {}
+    for name, logits in seen.items():
+        everywhere = np.full(len(data.table), np.nan)
+        everywhere[rows] = logits
+        of_views[name] = stress.left_out_auc(data.table, everywhere, strata)
     changed = {f"changed_{name}": roc_auc_score(labels, predict(model, films)) for name, films in looks.items()}
-    mean = {"changed_auc": float(np.mean(list(changed.values())))}
-    seconds = {"train_seconds": run.metrics["train_seconds"]}
-    return {"run": run.id, **means, **of_views["stressed_auc"], **mean, **changed, **seconds}
+    return {
+        "run": run.id,
+        **{name: each.mean() for name, each in of_views.items()},
+        **of_views["stressed_auc"],
+        "unchanged_auc": roc_auc_score(labels, seen["stressed_auc"]),
+        "changed_auc": np.mean(list(changed.values())),
+        **changed,
+        "train_seconds": run.metrics["train_seconds"],
+    }
 
 
 def select(folder: str) -> None:
@@ -143,10 +156,12 @@ def select(folder: str) -> None:
 
 
 def open_test(folder: str) -> None:
-    """The test AUC of every network of the finished table: to be asked for once, when nothing is left to choose."""
+    """The test AUC of every network of the finished table, once a recipe is locked: each row says after which lock."""
     if list(missing(TABLE)):
         raise SystemExit(f"{TABLE.name} lacks rows: finish the selection before the test split is opened.")
     chosen = pd.read_csv(TABLE).set_index(["arm", "seed"])["run"]
+    if TEST.exists() and not pd.read_csv(TEST)["run"].isin(chosen).all():
+        raise SystemExit(f"{TEST.name} has networks that are not in {TABLE.name} any more: delete it.")
     for arm, change, seed in missing(TEST):
         p = TrainParameters.from_mapping({"data": folder, "seed": seed, **BASE, **change})
         run = records.find(resolve(p.runs) / chosen[arm, seed])
@@ -155,7 +170,7 @@ def open_test(folder: str) -> None:
         data = dataset.load(p)
         rows = data.rows("test")
         auc = roc_auc_score(data.table["label"].iloc[rows], predict(run.model(), data.pixels[rows]))
-        add(TEST, {"arm": arm, "seed": seed, "run": run.id, "test_auc": auc})
+        add(TEST, {"arm": arm, "seed": seed, "run": run.id, "test_auc": auc, "opened_after": list(LOCKED)[-1]})
 
 
 def missing(file: Path) -> Iterator[tuple[str, dict[str, Any], int]]:

@@ -1,8 +1,9 @@
 """Films given the look of the other class: does the decision follow proportions, sharpness or exposure themselves?
 
-A stratum of real films reverses one property and leaves the others as they go with the class, so that another shortcut
-can win it. Changing the property on the film leaves everything else as it is. Size cannot be changed at the network's
-resolution except through sharpness, and contrast is taken away by the network's standardisation: they have no entry.
+A film is cut to the proportions, blurred or sharpened to the sharpness, or bent in its grey scale to the mean grey that
+it would have in the other class. Mainly that property changes; a cut also takes the edge of the film with it and
+magnifies a little, and an exponent changes contrast too. Size cannot be changed at the network's resolution except
+through sharpness, and contrast alone is taken away by the network's standardisation: they have no entry.
 """
 
 from __future__ import annotations
@@ -49,21 +50,25 @@ def changed(frames: Dataset, rows: NDArray[np.intp], view: View) -> dict[str, ND
     ``frames`` are whole films squashed into a square (``View(0, "squash", F)``), among which classes are compared. A
     film that becomes wider loses top and bottom, one that becomes narrower its flanks; sharpness is changed by a
     Gaussian or by unsharp masking, exposure by an exponent of the grey scale, whichever of those tried comes nearest.
-    Raises InputError as `of_other_class`.
+    A property that is the same on all films has no entry. Raises InputError as `of_other_class`, and without rows.
     """
+    if not len(rows):
+        raise InputError("There are no films to change: none is held out.")
     known = properties(frames).assign(sharpness=[sharpness(film) for film in frames.pixels])
-    wanted = {name: of_other_class(known[name], frames.table["label"]) for name in CHANGED}
-    found: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in CHANGED}
+    differ = [name for name in CHANGED if known[name].nunique() > 1]
+    wanted = {name: of_other_class(known[name], frames.table["label"]) for name in differ}
+    found: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in differ}
     for row in rows:
-        film, ratio = frames.pixels[row], float(known["proportions"].iloc[row])
-        new = {name: float(values[row]) for name, values in wanted.items()}
-        looks = {
-            "proportions": (_cut(film, new["proportions"] - ratio), new["proportions"]),
-            "sharpness": (_nearest(_sharper_and_softer(film), sharpness, new["sharpness"]), ratio),
-            "exposure": (_nearest(_brighter_and_darker(film), np.mean, new["exposure"]), ratio),
-        }
-        for name, (look, log_ratio) in looks.items():
-            place = view.place((look.shape[1], look.shape[0]), (float(np.exp(log_ratio)), 1.0))
+        film, log_ratio = frames.pixels[row], float(known["proportions"].iloc[row])
+        for name in differ:
+            new, shown = float(wanted[name][row]), log_ratio
+            if name == "proportions":
+                look, shown = _cut(film, new - log_ratio), new
+            elif name == "sharpness":
+                look = _nearest(_sharper_and_softer(film), sharpness, new)
+            else:
+                look = _nearest(_brighter_and_darker(film), np.mean, new)
+            place = view.place((look.shape[1], look.shape[0]), (float(np.exp(shown)), 1.0))
             found[name].append(view.apply(look, place))
     return {name: np.stack(films) for name, films in found.items()}
 

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -34,7 +35,10 @@ LEFT_OUT = 0.12  # fraction of the films of either class that each property hold
 
 
 def properties(data: Dataset) -> pd.DataFrame:
-    """What a film gives away without its lungs: a row an image, the columns of PROPERTIES.
+    """Crude properties of the whole film: a row an image, the columns of PROPERTIES.
+
+    None of them needs a look at the lungs; but the last three change with consolidation too, and the first two follow
+    age, positioning and collimation besides the scanner.
 
     size: log of width × height in original pixels; proportions: log of width to height; sharpness: log of the standard
     deviation of the Laplacian; exposure: mean grey value; contrast: standard deviation of the grey values (the last
@@ -64,7 +68,7 @@ def laplacian_sharpness(film: NDArray[np.uint8]) -> float:
 
 
 def suspicion(data: Dataset) -> pd.DataFrame:
-    """Log-odds of pneumonia told from each property alone: a row an image, columns PROPERTIES.
+    """How much each property alone speaks for pneumonia: a row an image, columns PROPERTIES, log-odds less the prior's.
 
     Logistic regressions on a property and its square, fitted on all films of ``data`` outside the test-like splits;
     rounded so that equal films tie.
@@ -76,7 +80,7 @@ def suspicion(data: Dataset) -> pd.DataFrame:
         x = known[[name]].to_numpy()
         steps = (StandardScaler(), PolynomialFeatures(2, include_bias=False), StandardScaler())
         probe = make_pipeline(*steps, LogisticRegression(max_iter=5000)).fit(x[fitting], labels[fitting])
-        told[name] = probe.decision_function(x).round(9)
+        told[name] = (probe.decision_function(x) - logit(labels[fitting].mean())).round(9)
     return pd.DataFrame(told)
 
 
@@ -85,7 +89,7 @@ def left_out(table: pd.DataFrame, suspected: pd.DataFrame, fraction: float = LEF
 
     Of each class at most ``fraction`` of the films, whole patients at a time, by the mean of their films' ``suspected``
     (a patient with films of both classes takes them all along). ``table`` has label and patient. A property that is the
-    same on all films has no column.
+    same on all films has no column, nor has one that finds no patient of a class so small that it fits.
     """
     against = suspected.mul(np.where(table["label"] == 1, -1.0, 1.0), axis=0)
     chosen = {}
@@ -95,19 +99,25 @@ def left_out(table: pd.DataFrame, suspected: pd.DataFrame, fraction: float = LEF
         patients = patients.sort_values(["label", "mean", "patient"], ascending=[True, False, True])
         of_class = patients.groupby("label")["size"]
         taken = patients[of_class.cumsum() <= fraction * of_class.transform("sum")]
-        chosen[name] = table["patient"].isin(taken["patient"])
+        if taken["label"].nunique() == 2:
+            chosen[name] = table["patient"].isin(taken["patient"])
     return pd.DataFrame(chosen)
 
 
 def without_strata(data: Dataset, strata: pd.DataFrame) -> Dataset:
     """The same films with every stratum (a column of `left_out`) as ``val`` and the others as ``train``.
 
-    Raises InputError when ``data`` hold test films, which must neither train nor choose.
+    Raises InputError when ``data`` hold test films, which must neither train nor choose, and when a class is missing
+    among the films held out or among the others.
     """
     if len(data.rows(*FITTING)) < len(data.table):
         raise InputError("Stressed validation is made of training patients: load the data with splits=split.FITTING.")
-    outside = strata.any(axis=1).to_numpy()
+    outside = strata.any(axis=1).to_numpy(bool)
     table = data.table.assign(split=np.where(outside, "val", "train"))
+    if len(table.groupby(["split", "label"])) < 4:
+        raise InputError(
+            "Stressed validation needs films of both classes held out and kept; these data have too few patients."
+        )
     mark = hashlib.blake2b(outside.tobytes(), digest_size=4).hexdigest()
     return replace(data, table=table, fingerprint=f"{data.fingerprint}-{mark}")
 

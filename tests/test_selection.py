@@ -106,3 +106,4 @@ def test_the_default_recipe_is_the_arm_that_won():
     locked = TrainParameters(data="films").resolved()
     won = {**module.BASE, **module.ARMS[arm], "tta": module.VIEWS[views]}
     assert {name: getattr(locked, name) for name in won} == won
+    assert list(module.LOCKED.values())[-1] == arm

@@ -242,13 +242,29 @@ def test_a_stratum_is_whole_patients_and_no_more_than_its_share():
 def test_without_the_strata_is_the_rest_to_train_on():
     films = data(split=["train"] * 100 + ["val"] * 20)
     strata = pd.DataFrame(False, index=range(N), columns=list(PROPERTIES))
-    strata.loc[[3, 7], "size"] = strata.loc[[7, 110], "contrast"] = True
+    strata.loc[[3, 8], "size"] = strata.loc[[8, 110], "contrast"] = True
     rest = without_strata(films, strata)
-    assert rest.rows("val").tolist() == [3, 7, 110] and len(rest.rows("train")) == N - 3
+    assert rest.rows("val").tolist() == [3, 8, 110] and len(rest.rows("train")) == N - 3
     assert rest.pixels is films.pixels and films.rows("val").tolist() == list(range(100, 120))
     assert rest.fingerprint != films.fingerprint == "0123"
     assert without_strata(films, strata[["contrast", "size"]]).fingerprint == rest.fingerprint
     assert without_strata(films, strata[["size"]]).fingerprint != rest.fingerprint
+
+
+def test_strata_need_both_classes_inside_and_outside():
+    films = data(split=["train"] * 100 + ["val"] * 20)
+    nothing = pd.DataFrame(False, index=range(N), columns=["size"])
+    for held_out in ([], [2, 4], range(N), range(0, N, 2)):
+        strata = nothing.copy()
+        strata.loc[list(held_out), "size"] = True
+        with pytest.raises(InputError, match="^Stressed validation needs films of both classes held out and kept"):
+            without_strata(films, strata)
+
+
+def test_a_class_with_too_few_patients_has_no_stratum():
+    films = data()
+    films.table.loc[films.table["label"] == 1, "patient"] = "one"
+    assert left_out(films.table, suspicion(films)).empty
 
 
 def test_the_auc_of_each_stratum_by_hand():
