@@ -44,8 +44,24 @@ def of_other_class(values: ArrayLike, labels: ArrayLike) -> NDArray[np.float64]:
     return new
 
 
-def changed(frames: Dataset, rows: NDArray[np.intp], view: View) -> dict[str, NDArray[np.uint8]]:
+def of_own_class(values: ArrayLike, labels: ArrayLike, seed: int) -> NDArray[np.float64]:
+    """For each film the value of another, drawn without replacement from its own class: (N,) float.
+
+    The null of `of_other_class`: films change about as much, and the property still goes with the class as it did.
+    """
+    v, y = np.asarray(values, np.float64), np.asarray(labels)
+    new, rng = np.empty(len(v)), np.random.default_rng(seed)
+    for label in np.unique(y):
+        new[y == label] = rng.permutation(v[y == label])
+    return new
+
+
+def changed(
+    frames: Dataset, rows: NDArray[np.intp], view: View, null_seed: int | None = None
+) -> dict[str, NDArray[np.uint8]]:
     """Property → the films ``rows`` in ``view``, with that property as in the other class: (n, S, S) uint8.
+
+    With ``null_seed`` it is that of another film of the same class instead.
 
     ``frames`` are whole films squashed into a square (``View(0, "squash", F)``), among which classes are compared. A
     film that becomes wider loses top and bottom, one that becomes narrower its flanks; sharpness is changed by a
@@ -56,7 +72,11 @@ def changed(frames: Dataset, rows: NDArray[np.intp], view: View) -> dict[str, ND
         raise InputError("There are no films to change: none is held out.")
     known = properties(frames).assign(sharpness=[sharpness(film) for film in frames.pixels])
     differ = [name for name in CHANGED if known[name].nunique() > 1]
-    wanted = {name: of_other_class(known[name], frames.table["label"]) for name in differ}
+    labels = frames.table["label"]
+    if null_seed is None:
+        wanted = {name: of_other_class(known[name], labels) for name in differ}
+    else:
+        wanted = {name: of_own_class(known[name], labels, null_seed) for name in differ}
     found: dict[str, list[NDArray[np.uint8]]] = {name: [] for name in differ}
     for row in rows:
         film, log_ratio = frames.pixels[row], float(known["proportions"].iloc[row])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from cnn_xray import counterfactual
-from cnn_xray.counterfactual import CHANGED, REFERENCE_SIDE, changed, of_other_class, sharpness
+from cnn_xray.counterfactual import CHANGED, REFERENCE_SIDE, changed, of_other_class, of_own_class, sharpness
 from cnn_xray.dataset import Dataset
 from cnn_xray.errors import InputError
 from cnn_xray.view import View
@@ -24,6 +24,15 @@ def test_ranks_are_exchanged_by_hand():
     found = of_other_class([2, 10, 1, 30, 3, 20], [0, 1, 0, 1, 0, 1])
     assert found == pytest.approx([20, 4 / 3, 40 / 3, 8 / 3, 80 / 3, 2])
     assert of_other_class([5, 5, 7], [0, 0, 1]) == pytest.approx([7, 7, 5])  # equal films stay equal
+
+
+def test_the_null_exchanges_values_within_a_class():
+    values, labels = np.arange(40.0), np.arange(40) % 2
+    found = of_own_class(values, labels, seed=3)
+    for label in (0, 1):
+        assert sorted(found[labels == label]) == values[labels == label].tolist()
+    assert (found != values).mean() > 0.8
+    assert (found == of_own_class(values, labels, seed=3)).all()
 
 
 @pytest.mark.parametrize("labels", [[0, 0], [1, 1], [0, 2]])
@@ -62,6 +71,14 @@ def test_what_is_changed_comes_near_and_the_rest_stays():
         assert sharpness(found["sharpness"][row]) == pytest.approx(sharpness(films[other]), abs=0.2)
         assert found["sharpness"][row].mean() == pytest.approx(films[row].mean(), abs=1)
         assert found["exposure"][row].mean() == pytest.approx(films[other].mean(), abs=5)
+
+
+def test_under_the_null_lone_films_of_a_class_stay_as_they_are():
+    films = [textured(0), textured(1, blur=1.7)]
+    view = View(0.0, "squash", SIDE)
+    found = changed(frames(films, [0, 1], [0.0, 0.3]), np.array([0, 1]), view, null_seed=0)
+    for name in CHANGED:
+        assert (found[name] == np.stack(films)).all()
 
 
 def test_a_letterbox_shows_the_new_proportions():
