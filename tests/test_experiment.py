@@ -52,7 +52,7 @@ def test_the_saved_model_gives_the_saved_predictions(p):
     run = experiment.run(p, data)
     test = data.rows("test")
     saved = run.predictions.query("split == 'test'")["logit"]
-    np.testing.assert_allclose(predict(run.model(), data.pixels[test]), saved, atol=1e-4)
+    np.testing.assert_allclose(predict(run.model(), data.pixels[test], tta=p.tta), saved, atol=1e-4)
 
 
 def test_a_recorded_run_is_reused_unless_asked(p, monkeypatch, capsys):

@@ -11,7 +11,15 @@ from cnn_xray.errors import InputError
 from cnn_xray.parameters import TrainParameters
 
 SMALL = TrainParameters(image_size=32, width=8, epochs=3, batch_size=16, seed=2)
-LINEAR = TrainParameters(epochs=1, batch_size=8, learning_rate=0.01, weight_decay=0.0, schedule="constant")
+LINEAR = TrainParameters(
+    epochs=1,
+    batch_size=8,
+    learning_rate=0.01,
+    weight_decay=0.0,
+    schedule="constant",
+    balance="weights",
+    keep_epoch="best",
+)
 
 
 def bright_or_dark(count, seed):
@@ -94,7 +102,9 @@ def test_a_training_that_diverged_is_told_in_a_sentence():
 
 
 def order(labels, **changes):
-    return training._order(np.asarray(labels), TrainParameters(**{"epochs": 4, "batch_size": 8, **changes}))
+    return training._order(
+        np.asarray(labels), TrainParameters(**{"epochs": 4, "batch_size": 8, "balance": "weights", **changes})
+    )
 
 
 @pytest.mark.parametrize("balance", ["weights", "none"])
@@ -149,7 +159,8 @@ def test_the_films_are_fed_in_that_order_with_their_labels_and_weights():
 
 def test_class_weights_by_hand():
     labels = np.array([0] * 9 + [1] * 3)
-    assert training._class_weights(labels, TrainParameters()) == (pytest.approx(2 / 3), 2.0)  # 12 / (2·9), 12 / (2·3)
+    expected = (pytest.approx(2 / 3), 2.0)  # 12 / (2·9), 12 / (2·3)
+    assert training._class_weights(labels, TrainParameters(balance="weights")) == expected
     for balance in ("sampling", "none"):
         assert training._class_weights(labels, TrainParameters(balance=balance)) == (1.0, 1.0)
 
