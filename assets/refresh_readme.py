@@ -17,7 +17,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by assets/refresh_readme.py from the committed reports -->", "<!-- /results -->"
 NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training films, split by image"
-OURS = ("**this one**", "**nothing**", "training patients, at the second attempt (`02_train`)")
+OURS = ("**this one**", "**nothing**", "trials that looked at these images (the recipe before `02_train`'s)")
 REFERENCES = (  # as reported on these 624 images, in the columns of the table
     ("Inception-V3 (Kermany et al. 2018)", "ImageNet", UNKNOWN, ".928", ".968", ".932", ".901"),
     ("ResNet-50, two-stage fine-tuning", "ImageNet", UNKNOWN, ".878", ".941", ".874", ".885"),

@@ -1,13 +1,15 @@
 """Stressed validation: how good is a network on the films where what the scanner left behind points the wrong way?
 
 Most validation films are easy twice over: the disease shows, and size, proportions, sharpness or exposure of the film
-go with the class. A plain validation AUC therefore rewards a network for either. Two harder ones, made of the training
+go with the class. A plain validation AUC therefore rewards a network for either. Here are two harder ones, made of the training
 patients alone (give them a data set without its test split: nothing else is needed):
 
 - *discordant pairs* of the validation films: a film with pneumonia and one without that a probe of such a property
   orders wrongly. A network that follows the property scores 0 there, one without any idea 0.5.
 - *left-out strata*: of each property, the films of either class that speak most against their class are held out, and
-  the network is trained on what is left, where the property tells more than it ever did.
+  the network is trained on what is left, where the property tells more than it ever did. The other properties still
+  go with the class there, so a mean over strata can hide that a network follows one of them
+  (`cnn_xray.counterfactual` changes one at a time).
 """
 
 from __future__ import annotations

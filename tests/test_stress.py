@@ -1,4 +1,4 @@
-"""Stressed validation: discordant pairs and left-out strata by hand, and what films give away without their lungs."""
+"""Stressed validation: discordant pairs and left-out strata by hand, and crude properties of films."""
 
 from __future__ import annotations
 
