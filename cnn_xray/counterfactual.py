@@ -61,10 +61,11 @@ def changed(
 ) -> dict[str, NDArray[np.uint8]]:
     """Property → the films ``rows`` in ``view``, with that property as in the other class: (n, S, S) uint8.
 
-    With ``null_seed`` it is as in another film of the same class instead (`of_own_class`). ``frames`` are whole films squashed into a square (``View(0, "squash", F)``), among which classes are compared. A
-    film that becomes wider loses top and bottom, one that becomes narrower its flanks; sharpness is changed by a
-    Gaussian or by unsharp masking, exposure by an exponent of the grey scale, whichever of those tried comes nearest.
-    A property that is the same on all films has no entry. Raises InputError as `of_other_class`, and without rows.
+    With ``null_seed`` it is as in another film of the same class instead (`of_own_class`). ``frames`` are whole films
+    squashed into a square (``View(0, "squash", F)``), among which classes are compared. A film that becomes wider loses
+    top and bottom, one that becomes narrower its flanks; sharpness is changed by a Gaussian or by unsharp masking,
+    exposure by an exponent of the grey scale, whichever of those tried comes nearest. A property that is the same on
+    all films has no entry. Raises InputError as `of_other_class`, and without rows.
     """
     if not len(rows):
         raise InputError("There are no films to change: none is held out.")

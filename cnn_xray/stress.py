@@ -1,8 +1,8 @@
 """Stressed validation: how good is a network on the films where what the scanner left behind points the wrong way?
 
 Most validation films are easy twice over: the disease shows, and size, proportions, sharpness or exposure of the film
-go with the class. A plain validation AUC therefore rewards a network for either. Here are two harder ones, made of the training
-patients alone (give them a data set without its test split: nothing else is needed):
+go with the class. A plain validation AUC therefore rewards a network for either. Here are two harder ones, made of
+the training patients alone (give them a data set without its test split: nothing else is needed):
 
 - *discordant pairs* of the validation films: a film with pneumonia and one without that a probe of such a property
   orders wrongly. A network that follows the property scores 0 there, one without any idea 0.5.
