@@ -16,7 +16,7 @@ PHANTOM = "phantom"
 RECIPES: dict[str, dict[str, int]] = {  # what a parameter left at None becomes
     "phantom": {"image_size": 64, "width": 16, "epochs": 16},
     "default": {"image_size": 128, "width": 32, "epochs": 32},
-    "large": {"image_size": 224, "width": 64, "epochs": 60},
+    "large": {"image_size": 224, "width": 32, "epochs": 32},
 }
 WIDEST_RING = 0.4  # of a ring that is exchanged: its seam, a quarter of it, then ends in the middle of the film
 

@@ -124,8 +124,8 @@ def test_none_is_filled_in_by_the_kind_of_data_as_described():
 FILLED_IN = (  # by data and recipe: side, channels of the first block, epochs
     ("phantom", "default", (64, 16, 16)),
     ("films", "default", (128, 32, 32)),
-    ("phantom", "large", (224, 64, 60)),
-    ("films", "large", (224, 64, 60)),
+    ("phantom", "large", (224, 32, 32)),
+    ("films", "large", (224, 32, 32)),
 )
 
 
