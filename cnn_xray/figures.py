@@ -374,6 +374,6 @@ def foretold(table: pd.DataFrame, judges: dict[str, str], test: str, apart: str)
             axes.plot(part[judge], part[test], "o", markersize=5, label=apart if inside else "other arms", **look)
         axes.set_xlabel(words)
     panels[0][0].set_ylabel("AUC on the test split")
-    panels[0][0].legend(frameon=False)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     sns.despine(figure)
     return figure
