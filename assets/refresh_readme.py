@@ -17,7 +17,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by assets/refresh_readme.py from the committed reports -->", "<!-- /results -->"
 NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training films, split by image"
-OURS = ("**this one**", "**nothing**", "trials that looked at these images (the recipe before `02_train`'s)")
+OURS = ("**this one**", "**nothing**", "training patients, at the second attempt (`02_train`)")
 REFERENCES = (  # as reported on these 624 images, in the columns of the table
     ("Inception-V3 (Kermany et al. 2018)", "ImageNet", UNKNOWN, ".928", ".968", ".932", ".901"),
     ("ResNet-50, two-stage fine-tuning", "ImageNet", UNKNOWN, ".878", ".941", ".874", ".885"),
@@ -69,10 +69,11 @@ def full(table: Path) -> pd.DataFrame:
 
 
 def row(runs: pd.DataFrame, metric: str, words: str) -> str:
-    """One line: the metric of the uncropped networks, of those with a masked border, and of the cropped ones."""
+    """One line: the metric of uncropped networks, of those with a masked border and of cropped ones, of the same seeds."""
     masked, cropped = runs["keep"] == "centre", runs["crop"] > runs["crop"].min()
-    arms = (~masked & ~cropped, masked, cropped)
-    return f"| {words} | {' | '.join(spread(runs.loc[arm, metric]) for arm in arms)} |"
+    arms = [runs[arm].set_index("seed")[metric] for arm in (~masked & ~cropped, masked, cropped)]
+    together = pd.concat(arms, axis=1, join="inner")
+    return f"| {words} | {' | '.join(spread(values) for _, values in together.items())} |"
 
 
 def spread(values: pd.Series) -> str:
