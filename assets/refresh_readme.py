@@ -69,7 +69,7 @@ def full(table: Path) -> pd.DataFrame:
 
 
 def row(runs: pd.DataFrame, metric: str, words: str) -> str:
-    """One line: the metric of uncropped networks, of those with a masked border and of cropped ones, of the same seeds."""
+    """One line: the metric of uncropped networks, of those with a masked border and of cropped ones; same seeds."""
     masked, cropped = runs["keep"] == "centre", runs["crop"] > runs["crop"].min()
     arms = [runs[arm].set_index("seed")[metric] for arm in (~masked & ~cropped, masked, cropped)]
     together = pd.concat(arms, axis=1, join="inner")
