@@ -1,4 +1,4 @@
-"""Where to call a film PNEUMONIA: thresholds chosen without a test label, and what each gives on the test split."""
+"""Where to call a film PNEUMONIA: thresholds from validation films or a known prevalence, and what each gives."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def thresholds(validation: pd.DataFrame, learnt_prevalence: float, new_prevalenc
     }
 
 
-def at(test: pd.DataFrame, chosen: dict[str, float]) -> pd.DataFrame:
-    """The metrics of the test films (columns label, probability) at each threshold: index ``threshold at``."""
+def at(films: pd.DataFrame, chosen: dict[str, float]) -> pd.DataFrame:
+    """The metrics of films (columns label, probability) at each threshold: index ``threshold at``."""
     rows = {
-        name: {"threshold": threshold, **classification_metrics(test["label"], test["probability"], threshold)}
+        name: {"threshold": threshold, **classification_metrics(films["label"], films["probability"], threshold)}
         for name, threshold in chosen.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold at")
