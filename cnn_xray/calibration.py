@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -98,27 +97,17 @@ def prior_shift(train_prevalence: float, new_prevalence: float) -> float:
     return odds / (1 + odds)
 
 
-def expected_calibration_error(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float:
-    """ECE: mean distance of probability and observed share over bins of equal mass, Σ n_b/N · |mean p − mean y|.
-
-    labels: (N,) in {0, 1}. probabilities: (N,) in [0, 1], of label 1, not of the class decided for (so unlike Guo et
-    al. 2017). Bins hold equally many films (adaptive calibration error: Nixon et al. 2019), but equal probabilities
-    share one. It is biased upwards: perfect probabilities have an ECE above 0 too, the more so the fewer films. Raises
-    InputError on other labels or probabilities, unequal lengths, no film and fewer than one bin.
-    """
-    y, p = _checked(labels, probabilities)
-    return float(_ece(y, p, np.ones((1, len(y))), bins)[0])
-
-
 def reliability(
     labels: ArrayLike, probabilities: ArrayLike, patients: Patients, bins: int = BINS, seed: int = 0
 ) -> pd.DataFrame:
-    """The points of a reliability diagram: one row a bin of `expected_calibration_error`, from low to high probability.
+    """The points of a reliability diagram: one row a bin, from low to high probability.
 
-    patients: (N,). Index ``bin`` from 1; columns mean_probability, share_positive with its patient-bootstrap interval
-    low, high, and n. low and high are NaN with fewer than two patients in the bin, and where its films are all of one
-    class: there every replicate is the same, and an interval of width 0 would be false. Raises InputError as
-    expected_calibration_error does, and when a patient is missing.
+    labels: (N,) in {0, 1}. probabilities: (N,) in [0, 1], of label 1, not of the class decided for (so unlike Guo et
+    al. 2017). patients: (N,). Bins hold equally many films, but equal probabilities share one. Index ``bin`` from 1;
+    columns mean_probability, share_positive with its patient-bootstrap interval low, high, and n. low and high are NaN
+    with fewer than two patients in the bin, and where its films are all of one class: there every replicate is the
+    same, and an interval of width 0 would be false. Raises InputError on other labels or probabilities, unequal
+    lengths, no film, a missing patient and fewer than one bin.
     """
     y, p = _checked(labels, probabilities, patients)
     names, number = np.asarray(patients, object), _bins(p, bins)
@@ -132,23 +121,29 @@ def reliability(
     return pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="bin"))
 
 
-def calibration_scores(labels: ArrayLike, probabilities: ArrayLike, patients: Patients, seed: int = 0) -> pd.DataFrame:
-    """Brier score, log loss (nats) and ECE (15 bins), each with its 95 % patient-bootstrap interval.
+def calibration_scores(
+    labels: ArrayLike, probabilities: ArrayLike, patients: Patients, bins: int = BINS, seed: int = 0
+) -> pd.DataFrame:
+    """Brier score, log loss (nats) and expected calibration error, each with its 95 % patient-bootstrap interval.
 
-    patients: (N,). Returns a table, index ``metric``: brier, log_loss, ece; columns value, low, high, the bounds NaN
-    with fewer than two patients. In the log loss a probability is kept 2·10⁻¹⁶ away from 0 and 1, as in scikit-learn: a
-    film that is wrong beyond doubt costs 36.
+    Arguments as of `reliability`. Returns a table, index ``metric``: brier, log_loss, ece; columns value, low, high,
+    the bounds NaN with fewer than two patients. In the log loss a probability is kept 2·10⁻¹⁶ away from 0 and 1, as in
+    scikit-learn: a film that is wrong beyond doubt costs 36.
 
-    The bins are cut once, as a threshold is locked, so that a replicate varies what was observed in them. Replicates
-    of the ECE are biased upwards by about as much as the ECE itself (a mean of distances, to which resampling adds
-    noise). So its interval is the basic one (Davison & Hinkley 1997, ch. 5): percentiles of 2·value − replicate, none
-    below 0, and high at least the value. That undoes only part of the bias: low may lie somewhat above 0 (0.02 with
-    600 films) for perfect probabilities too. Two networks are better compared on Brier score or log loss. Raises as
-    `reliability` does.
+    The ECE is the mean distance of probability and observed share over the bins of `reliability`, Σ n_b/N · |mean p −
+    mean y| (with bins of equal mass also called adaptive: Nixon et al. 2019). It is biased upwards: perfect
+    probabilities have one above 0 too, the more so the fewer films. The bins are cut once, as a threshold is locked, so
+    that a replicate varies what was observed in them. Replicates of the ECE are biased upwards by about as much as the
+    ECE itself (a mean of distances, to which resampling adds noise). So its interval is the basic one (Davison &
+    Hinkley 1997, ch. 5): percentiles of 2·value − replicate, none below 0, and high at least the value. That undoes
+    only part of the bias: low may lie somewhat above 0 (0.02 with 600 films) for perfect probabilities too. Two
+    networks are better compared on Brier score or log loss. Raises as `reliability` does.
     """
     y, p = _checked(labels, probabilities, patients)
     inside = np.clip(p, _EPS, 1 - _EPS)
-    ece = _ece(y, p, sample_and_replicates(patients, seed), BINS)
+    number, weights = _bins(p, bins), sample_and_replicates(patients, seed)
+    surplus = np.where(number[:, None] == np.unique(number), (p - y)[:, None], 0)  # a bin's sum: n_b (mean p − mean y)
+    ece = np.abs(weights @ surplus).sum(axis=1) / weights.sum(axis=1)
     scores = {
         "brier": cluster_mean((p - y) ** 2, patients, seed=seed),
         "log_loss": cluster_mean(-np.log(np.where(y == 1, inside, 1 - inside)), patients, seed=seed),
@@ -156,13 +151,6 @@ def calibration_scores(labels: ArrayLike, probabilities: ArrayLike, patients: Pa
     }
     rows = [(e.value, e.low, np.maximum(e.high, e.value)) for e in scores.values()]
     return pd.DataFrame(rows, columns=["value", "low", "high"], index=pd.Index(scores, name="metric"))
-
-
-def _ece(y: NDArray[np.int64], p: NDArray[np.float64], weights: NDArray[Any], bins: int) -> NDArray[np.float64]:
-    """ECE of every row of (n, N) image weights: (n,). n_b · |mean p − mean y| is the bin's |Σ (p − y)|."""
-    number = _bins(p, bins)
-    surplus = np.where(number[:, None] == np.unique(number), (p - y)[:, None], 0)
-    return np.abs(weights @ surplus).sum(axis=1) / weights.sum(axis=1)
 
 
 def _bins(p: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
@@ -184,14 +172,16 @@ def _to_fit(logits: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.float64], 
 
 
 def _checked(
-    labels: ArrayLike, probabilities: ArrayLike, patients: Patients | None = None
+    labels: ArrayLike, probabilities: ArrayLike, patients: Patients
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Labels as int64 and probabilities as float64, both (N,), or an InputError."""
     p, y = _number_each(probabilities, labels)
     _refuse(~((p >= 0) & (p <= 1)), p, "Probabilities must lie in 0..1 (others are logits without their sigmoid)")
-    if not len(y) or (patients is not None and len(patients) != len(y)):
-        given = "no film" if patients is None else f"{len(y)} films and {len(patients)} patients"
-        raise InputError(f"Calibration is measured on one film at least, each with its patient: got {given}.")
+    if not len(y) or len(patients) != len(y):
+        raise InputError(
+            "Calibration is measured on one film at least, each with its patient: "
+            f"got {len(y)} films and {len(patients)} patients."
+        )
     return y, p
 
 
