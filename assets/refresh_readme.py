@@ -20,7 +20,10 @@ from cnn_xray.narrate import HEADLINE
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by assets/refresh_readme.py from the committed reports -->", "<!-- /results -->"
 NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training films, split by image"
-OURS = ("**this one**", "**nothing**", "training patients, the way of judging after a first test result (`02_train`)")
+OURS = {  # by report: the network, and what its recipe was chosen on
+    "kermany": ("**this one**", "training patients, the way of judging after a first test result (`02_train`)"),
+    "kermany-large": ("**this one at 224 px** (`recipe large`)", "the same, nothing chosen beyond it"),
+}
 REFERENCES = (  # as reported on these 624 images, in the columns of the table
     ("Inception-V3 (Kermany et al. 2018)", "ImageNet", UNKNOWN, ".928", ".968", ".932", ".901"),
     ("ResNet-50, two-stage fine-tuning", "ImageNet", UNKNOWN, ".878", ".941", ".874", ".885"),
@@ -39,15 +42,12 @@ PICTURE = "Evidence before and after cropping in the original frame, artifact: b
 
 def results() -> str:
     """The tables of results in Markdown: mean over the seeds, with the range; and how the verdicts came out."""
-    phantom, kermany = full(ROOT / "reports" / "phantom" / "runs.csv"), full(ROOT / "reports" / "kermany" / "runs.csv")
+    phantom, kermany = full("phantom"), full("kermany")
     tried = pd.read_csv(ROOT / "benchmarks" / "instruments.csv")
-    seeds = kermany[(kermany["keep"] == "all") & (kermany["crop"] == 0)]
     lines = [
         "| network, on the 624 test images | pretrained on | chosen on | accuracy | AUC | sensitivity | specificity |",
         "|---|---|---|---|---|---|---|",
-        f"| {' | '.join(OURS)} | "
-        + " | ".join(spread(seeds[f"test_{name}"]) for name in ("accuracy", "auc", "sensitivity", "specificity"))
-        + " |",
+        *(ours(report, *words) for report, words in OURS.items()),
         *(f"| {' | '.join(one)} |" for one in REFERENCES),
         "",
         NOTE,
@@ -76,10 +76,18 @@ def results() -> str:
     return "\n".join(lines)
 
 
-def full(table: Path) -> pd.DataFrame:
-    """The networks trained in full on all training films, without the small probes and the one under stress."""
-    runs = pd.read_csv(table).dropna(subset="test_auc")
+def full(report: str) -> pd.DataFrame:
+    """A report's networks trained in full on all training films, without the small probes and the one under stress."""
+    runs = pd.read_csv(ROOT / "reports" / report / "runs.csv").dropna(subset="test_auc")
     return runs[runs["epochs"] == runs["epochs"].max()]
+
+
+def ours(report: str, network: str, chosen_on: str) -> str:
+    """One line: the seeds of a report's uncropped networks at probability 0.5."""
+    runs = full(report)
+    seeds = runs[(runs["keep"] == "all") & (runs["crop"] == 0)]
+    found = (spread(seeds[f"test_{name}"]) for name in ("accuracy", "auc", "sensitivity", "specificity"))
+    return f"| {network} | **nothing** | {chosen_on} | {' | '.join(found)} |"
 
 
 def row(runs: pd.DataFrame, metric: str, words: str) -> str:
