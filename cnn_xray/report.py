@@ -92,7 +92,7 @@ def _write(folder: Path, chapters: Sequence[Chapter], plans: Sequence[Plan], nam
     page = index_page(
         chapters,
         report=name,
-        subject=f"the built-in {PHANTOM}" if data == PHANTOM else f"the chest X-rays of {name}",
+        subject=f"the built-in {PHANTOM}" if data == PHANTOM else "chest X-rays",
         runs=table_html(shown) if runs else "",
         parameters=_parameters(plans),
         changed=_changed(plans),
