@@ -17,7 +17,7 @@ import numpy as np
 from cnn_xray import backend, network, training
 from cnn_xray.parameters import TrainParameters
 
-STEPS, REPETITIONS, MATRIX = 20, 5, 2048
+STEPS, REPETITIONS, MATRIX = 20, 20, 2048
 
 
 def main() -> None:
