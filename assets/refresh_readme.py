@@ -15,7 +15,7 @@ import nbformat
 import pandas as pd
 from PIL import Image
 
-from cnn_xray.narrate import HEADLINE
+from cnn_xray.report.words import HEADLINE
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by assets/refresh_readme.py from the committed reports -->", "<!-- /results -->"

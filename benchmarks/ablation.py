@@ -24,15 +24,14 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from cnn_xray import counterfactual, dataset, experiment, records, stress
+from cnn_xray import counterfactual, stress
 from cnn_xray.counterfactual import REFERENCE_SIDE
-from cnn_xray.dataset import FRAME_SIDE, Dataset
+from cnn_xray.data import FITTING, FRAME_SIDE, Dataset, load_dataset
+from cnn_xray.geometry import View
 from cnn_xray.parameters import TrainParameters
-from cnn_xray.records import Run
-from cnn_xray.split import FITTING
+from cnn_xray.runs import Run, find_run, run_of
 from cnn_xray.storage import atomic_write, resolve
 from cnn_xray.training import predict
-from cnn_xray.view import View
 
 TABLE = Path(__file__).with_suffix(".csv")
 TEST = TABLE.with_name("ablation_test.csv")
@@ -109,8 +108,8 @@ LOCKED = {  # after each the test split was opened
 def trained(folder: str, change: dict[str, Any], seed: int, strata: pd.DataFrame) -> tuple[Run, Dataset]:
     """One network of an arm, recorded in runs/, and the films of train and val that it may see."""
     p = TrainParameters.from_mapping({"data": folder, "seed": seed, **BASE, **change})
-    data = stress.without_strata(dataset.load(p, splits=FITTING), strata)
-    return experiment.run(p, data), data
+    data = stress.without_strata(load_dataset(p, splits=FITTING), strata)
+    return run_of(p, data), data
 
 
 def scores(run: Run, data: Dataset, strata: pd.DataFrame, looks: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -142,7 +141,7 @@ def scores(run: Run, data: Dataset, strata: pd.DataFrame, looks: dict[str, np.nd
 def select(folder: str) -> None:
     """Every arm with every seed on the training patients alone, each row written as soon as it is known."""
     p = TrainParameters.from_mapping({"data": folder, "image_size": REFERENCE_SIDE})
-    reference, frames = (dataset.load(p, view, FITTING) for view in (None, View(0.0, "squash", FRAME_SIDE)))
+    reference, frames = (load_dataset(p, view, FITTING) for view in (None, View(0.0, "squash", FRAME_SIDE)))
     strata = stress.left_out(reference.table, stress.suspicion(reference))
     held_out = np.flatnonzero(strata.any(axis=1))
     looks = cache(lambda view: counterfactual.changed(frames, held_out, view))
@@ -164,10 +163,10 @@ def open_test(folder: str) -> None:
         raise SystemExit(f"{TEST.name} has networks that are not in {TABLE.name} any more: delete it.")
     for arm, change, seed in missing(TEST):
         p = TrainParameters.from_mapping({"data": folder, "seed": seed, **BASE, **change})
-        run = records.find(resolve(p.runs) / chosen[arm, seed])
+        run = find_run(resolve(p.runs) / chosen[arm, seed])
         if run is None:
             raise SystemExit(f"The network {chosen[arm, seed]} is not in runs/: delete {TABLE.name} and select again.")
-        data = dataset.load(p)
+        data = load_dataset(p)
         rows = data.rows("test")
         auc = roc_auc_score(data.table["label"].iloc[rows], predict(run.model(), data.pixels[rows]))
         add(TEST, {"arm": arm, "seed": seed, "run": run.id, "test_auc": auc, "opened_after": list(LOCKED)[-1]})

@@ -10,7 +10,7 @@ import time
 
 import numpy as np
 
-from cnn_xray import backend, cams, evidence, network, training
+from cnn_xray import backend, cam, network, training
 from cnn_xray.parameters import TrainParameters
 
 FILMS, REPETITIONS, BATCH = 624, 5, 64
@@ -21,11 +21,11 @@ def main() -> None:
     p = TrainParameters(image_size=128, width=32)  # as on real films
     films = np.random.default_rng(0).integers(0, 256, (FILMS, 128, 128)).astype(np.uint8)
     model = network.build(p)
-    mapper = evidence.mapper(model)
+    mapper = cam.evidence_model(model)
     ways = {
         "forward pass": lambda: training.predict(model, films, BATCH),
         "closed form": lambda: mapper.predict(**backend.feed(films, batch_size=BATCH), verbose=0),
-        "gradient Grad-CAM": lambda: cams.cam(model, films, batch_size=BATCH),
+        "gradient Grad-CAM": lambda: cam.gradient_map(model, films, batch_size=BATCH),
     }
     for way in ways.values():
         way()  # the first call compiles

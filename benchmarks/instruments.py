@@ -17,8 +17,10 @@ from typing import Any
 
 import pandas as pd
 
-from cnn_xray import dataset, experiment, shortcuts, verdict
+from cnn_xray import verdict
+from cnn_xray.data import load_dataset
 from cnn_xray.parameters import PHANTOM, ShortcutParameters
+from cnn_xray.runs import run_of
 from cnn_xray.storage import atomic_write
 
 TABLE = Path(__file__).with_suffix(".csv")
@@ -41,9 +43,9 @@ FILMS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def row(truth: str, place: str, p: ShortcutParameters) -> dict[str, Any]:
     """The verdict on one network: truth, place of the artifact, seed, run, verdict, every answer with its figure."""
-    data = dataset.load(p)
-    run = experiment.run(p, data)
-    found = verdict.judge(shortcuts.border_figures(run, p, data))
+    data = load_dataset(p)
+    run = run_of(p, data)
+    found = verdict.judge(verdict.border_figures(run, p, data))
     figures = {
         f"{question}: {column}": found.table.loc[question, column]
         for question in found.table.index

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
 
-from cnn_xray.dataset import Dataset
-from cnn_xray.errors import InputError
+from cnn_xray import InputError
+from cnn_xray.data import Dataset
+from cnn_xray.geometry import View
 from cnn_xray.stress import laplacian_sharpness, properties
-from cnn_xray.view import View
 
 CHANGED = ("proportions", "sharpness", "exposure")
 REFERENCE_SIDE = 128  # px at which sharpness is measured, whatever the size of the network's films

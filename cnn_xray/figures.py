@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from sklearn.metrics import ConfusionMatrixDisplay, confusion_matrix, precision_recall_curve, roc_curve
 
-from cnn_xray.manifest import CLASSES
+from cnn_xray.data import CLASSES
 
 NAMES = {label: name for name, label in CLASSES.items()}
 COLOURS = {"NORMAL": "#2b6ca3", "PNEUMONIA": "#d9822b"}

@@ -14,9 +14,9 @@ import pandas as pd
 from joblib import Parallel, delayed
 from PIL import Image
 
-from cnn_xray.errors import InputError
+from cnn_xray import InputError
+from cnn_xray.geometry import Placement, View
 from cnn_xray.storage import atomic_folder, atomic_write
-from cnn_xray.view import Placement, View
 
 FORMAT = 1  # of the cache; a change here makes every cached array anew
 MIN_SIDE = 16  # px; less is no film

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from cnn_xray.errors import InputError
+from cnn_xray import InputError
 
 REPLICATES = 2000
 UNDEFINED = 0.05  # share of replicates without a value beyond which an interval says nothing

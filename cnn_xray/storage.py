@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from cnn_xray.errors import InputError
+from cnn_xray import InputError
 
 FULL = {
     errno.ENOSPC: "the disk is full",

@@ -27,9 +27,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-from cnn_xray.dataset import Dataset
-from cnn_xray.errors import InputError
-from cnn_xray.split import FITTING
+from cnn_xray import InputError
+from cnn_xray.data import FITTING, Dataset
 from cnn_xray.statistics import Estimate, Patients, estimate, sample_and_replicates
 
 PROPERTIES = ("size", "proportions", "sharpness", "exposure", "contrast")

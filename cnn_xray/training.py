@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import log_loss, roc_auc_score
 
-from cnn_xray import backend
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, backend
 from cnn_xray.parameters import TrainParameters
 
 WARM_UP = 0.1  # fraction of the steps over which the learning rate climbs

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cnn_xray import attention
-from cnn_xray.view import ring
+from cnn_xray.geometry import border_cells
 
-RING = ring(0.25, (4, 4))  # the 12 outer cells
+RING = border_cells(0.25, (4, 4))  # the 12 outer cells
 
 
 def one(rows):
@@ -60,7 +60,7 @@ def test_artifact_sensitivity_takes_the_hottest_tenth():
 
 
 def test_zero_maps_and_missing_areas_are_nan_never_zero():
-    found = attention.measure(np.concatenate([NOTHING, CORNERED]), np.ones(2), RING).iloc
+    found = attention.attention_metrics(np.concatenate([NOTHING, CORNERED]), np.ones(2), RING).iloc
     assert found[0]["zero_map"] == 1 and found[1]["zero_map"] == 0
     assert np.isnan(found[0]["border_attention_fraction"]) and np.isnan(found[0]["log2_border_density_ratio"])
     assert found[0]["signed_border_evidence"] == 0
@@ -69,15 +69,15 @@ def test_zero_maps_and_missing_areas_are_nan_never_zero():
 
 
 def test_the_sign_says_what_is_explained():
-    found = attention.measure(np.concatenate([-CORNERED, -CORNERED]), np.array([1.0, -1.0]), RING, None)
+    found = attention.attention_metrics(np.concatenate([-CORNERED, -CORNERED]), np.array([1.0, -1.0]), RING, None)
     assert found["zero_map"].tolist() == [1, 0]  # nothing there speaks for PNEUMONIA
     assert found["border_attention_fraction"][1] == pytest.approx(3 / 8)
     assert found["signed_border_evidence"].tolist() == [-3, -3]
 
 
 def test_uniform_values_agree_with_a_uniform_map_where_ties_do_not_matter():
-    flat = attention.measure(np.ones((1, 4, 4)), np.ones(1), RING, LEFT_LUNG)
-    expected = attention.uniform(RING, 1, LEFT_LUNG)
+    flat = attention.attention_metrics(np.ones((1, 4, 4)), np.ones(1), RING, LEFT_LUNG)
+    expected = attention.uniform_metrics(RING, 1, LEFT_LUNG)
     for name in (
         "border_attention_fraction",
         "log2_border_density_ratio",
@@ -92,7 +92,7 @@ def test_uniform_ranking_values_are_what_random_maps_average_to():
     rng = np.random.default_rng(0)
     random = rng.random((20_000, 4, 4))
     lungs = np.repeat(LEFT_LUNG, len(random), axis=0)
-    found = attention.measure(random, np.ones(len(random)), RING, lungs).mean(numeric_only=True)
-    expected = attention.uniform(RING, 1, LEFT_LUNG).iloc[0]
+    found = attention.attention_metrics(random, np.ones(len(random)), RING, lungs).mean(numeric_only=True)
+    expected = attention.uniform_metrics(RING, 1, LEFT_LUNG).iloc[0]
     for name in ("relevance_rank_accuracy", "pointing_game"):
         assert found[name] == pytest.approx(expected[name], abs=0.01)

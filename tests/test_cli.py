@@ -12,11 +12,11 @@ import nbformat
 import pytest
 from tiny_notebooks import write
 
-from cnn_xray import execution, report
-from cnn_xray.cli import main
-from cnn_xray.execution import parse_value
+from cnn_xray.report import build
+from cnn_xray.report.build import parse_value
+from cnn_xray.report.cli import main
 
-ROOT = Path(execution.__file__).parents[1]
+ROOT = Path(build.__file__).parents[1]
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def no_kernel(monkeypatch):
     def refuse(*_):
         raise AssertionError("a kernel was about to start")
 
-    monkeypatch.setattr(report, "execute", refuse)
-    monkeypatch.setattr(execution, "execute", refuse)
+    monkeypatch.setattr(build, "execute", refuse)
+    monkeypatch.setattr(build, "execute", refuse)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_interruption_leaves_nothing_behind(project, blow):
         project / "notebooks" / "02_train.ipynb",
         "import os\nprint('kernel', os.getpid(), flush=True)\nwhile True: 1",
     )
-    command = [sys.executable, "-m", "cnn_xray.cli", "report", "--notebooks", "02"]
+    command = [sys.executable, "-m", "cnn_xray.report.cli", "report", "--notebooks", "02"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -160,7 +160,7 @@ def test_an_interruption_leaves_nothing_behind(project, blow):
 @pytest.mark.parametrize("arguments", [["--help"], ["report", "--help"], ["run", "--help"]])
 def test_help_is_instant(arguments):
     code = (
-        "import sys\nfrom cnn_xray.cli import main\n"
+        "import sys\nfrom cnn_xray.report.cli import main\n"
         f"try:\n    main({arguments!r})\n"
         "except SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'tensorflow', 'keras', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules)\n"

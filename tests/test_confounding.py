@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from cnn_xray.confounding import log_odds, matched_auc, shape_probe, stratified_auc
-from cnn_xray.errors import InputError
-from cnn_xray.scores import auc_with_interval
+from cnn_xray import InputError
+from cnn_xray.audit import log_odds, matched_auc, shape_probe, stratified_auc
+from cnn_xray.metrics import auc_with_interval
 from cnn_xray.statistics import bootstrap_weights, interval
 
 NAN = float("nan")

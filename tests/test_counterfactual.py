@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray import counterfactual
+from cnn_xray import InputError, counterfactual
 from cnn_xray.counterfactual import CHANGED, REFERENCE_SIDE, changed, of_other_class, of_own_class, sharpness
-from cnn_xray.dataset import Dataset
-from cnn_xray.errors import InputError
-from cnn_xray.view import View
+from cnn_xray.data import Dataset
+from cnn_xray.geometry import View
 
 SIDE = 160
 VIEW = View(0.0, "squash", 64)

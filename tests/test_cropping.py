@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray import cropping
-from cnn_xray.dataset import Dataset
+from cnn_xray import attention
+from cnn_xray.data import Dataset
+from cnn_xray.geometry import FRAME, Placement, View
 from cnn_xray.parameters import DataParameters
-from cnn_xray.view import FRAME, Placement, View
 
 WINDOW = [Placement((0.25, 0.25, 0.75, 0.75), FRAME)]  # of a 16 × 16 frame: rows and columns 4 to 11
 
@@ -24,7 +24,7 @@ def frame(*blocks):
 
 
 def measured(maps, lungs=None, ring=0.25, sign=1.0):
-    return cropping.measure(maps, np.array([sign]), WINDOW, lungs, ring).iloc[0]
+    return attention.window_metrics(maps, np.array([sign]), WINDOW, lungs, ring).iloc[0]
 
 
 def test_heat_outside_the_window_is_counted():
@@ -62,17 +62,17 @@ def test_lung_loss_by_hand():
         {"has_lung": [True, True, False], "original_width": [100, 100, 100], "original_height": [100, 100, 100]}
     )
     data = Dataset("d", None, table, View(0.0, "squash", 20), lungs, WINDOW * 3, lungs, None, "f", ())
-    loss = cropping.lung_loss(data, (0.0, 0.1), "squash", np.arange(3))
+    loss = attention.lung_loss(data, (0.0, 0.1), "squash", np.arange(3))
     assert loss.loc[0.0, "median"] == pytest.approx(0)
     assert loss.loc[0.1, "median"] == pytest.approx(0.36 / 2)
     assert loss.loc[0.1, "percentile_95"] == pytest.approx(0.36 * 0.95)
     wide = replace(data, table=table.assign(original_width=200))
     # The centre square of a film twice as wide as high: half of the full lung is outside it before any crop.
-    assert cropping.lung_loss(wide, (0.0,), "square", np.array([0])).loc[0.0, "median"] == pytest.approx(0.5)
+    assert attention.lung_loss(wide, (0.0,), "square", np.array([0])).loc[0.0, "median"] == pytest.approx(0.5)
 
 
 def test_a_masked_border_is_not_seen():
     data = SimpleNamespace(placements=[Placement((0.1, 0.1, 0.9, 0.9), (0, 0, 1, 1))])
     p = DataParameters(keep="centre", ring=0.25)
-    assert cropping.seen_windows(data, [0], p)[0] == pytest.approx((0.3, 0.3, 0.7, 0.7))
-    assert cropping.seen_windows(data, [0], DataParameters())[0] == (0.1, 0.1, 0.9, 0.9)
+    assert attention.seen_windows(data, [0], p)[0] == pytest.approx((0.3, 0.3, 0.7, 0.7))
+    assert attention.seen_windows(data, [0], DataParameters())[0] == (0.1, 0.1, 0.9, 0.9)

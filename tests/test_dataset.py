@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cnn_xray import dataset, parts
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, geometry
+from cnn_xray.data import FITTING, load_dataset
+from cnn_xray.geometry import View
 from cnn_xray.parameters import DataParameters
-from cnn_xray.split import FITTING
-from cnn_xray.view import View
 
 MASKED = 10  # a seed that validates on films with a lung mask
 
@@ -42,7 +41,7 @@ def films(tmp_path):
 
 
 def load(films, splits=None, **more):
-    return dataset.load(DataParameters(data=str(films / "manifest.csv"), image_size=32, **more), splits=splits)
+    return load_dataset(DataParameters(data=str(films / "manifest.csv"), image_size=32, **more), splits=splits)
 
 
 def test_rows_stay_aligned(films):
@@ -115,7 +114,7 @@ def test_the_fingerprint_follows_content_labels_and_split_not_place(films, tmp_p
 
 
 def test_the_phantoms_test_sets_are_pairs():
-    data = dataset.load(DataParameters(phantom_images=80))
+    data = load_dataset(DataParameters(phantom_images=80))
     rows = {name: data.rows(name) for name in ("test", "neutral", "conflict", "clean")}
     patients = [data.table.iloc[part][["patient", "label"]].to_numpy().tolist() for part in rows.values()]
     assert patients[0] == patients[1] == patients[2] == patients[3]
@@ -127,8 +126,8 @@ def test_the_phantoms_test_sets_are_pairs():
 
 def test_a_crop_of_an_eighth_removes_the_border_artifact():
     p = DataParameters(phantom_images=80)
-    assert dataset.load(p).artifacts.any()
-    assert not dataset.load(p, View(0.125, "square", 64)).artifacts.any()
+    assert load_dataset(p).artifacts.any()
+    assert not load_dataset(p, View(0.125, "square", 64)).artifacts.any()
 
 
 # ---- some of the splits
@@ -191,15 +190,15 @@ def test_the_box_is_that_of_the_training_masks_alone(films):
 
 
 def test_a_part_of_the_phantom_keeps_its_pairs():
-    whole = dataset.load(DataParameters(phantom_images=80, ring=0.125))
-    data = dataset.load(DataParameters(phantom_images=80, ring=0.125, keep="centre"))
+    whole = load_dataset(DataParameters(phantom_images=80, ring=0.125))
+    data = load_dataset(DataParameters(phantom_images=80, ring=0.125, keep="centre"))
     assert (data.pixels[:, :8] == 128).all() and (data.pixels[:, :, -8:] == 128).all()
     np.testing.assert_array_equal(data.pixels[:, 8:-8, 8:-8], whole.pixels[:, 8:-8, 8:-8])
     np.testing.assert_array_equal(data.pixels[data.rows("conflict")], data.pixels[data.rows("clean")])
     assert (whole.pixels[whole.rows("conflict")] != whole.pixels[whole.rows("clean")]).any()
 
 
-@pytest.mark.parametrize("part", parts.NEED_LUNGS)
+@pytest.mark.parametrize("part", geometry.NEED_LUNGS)
 def test_a_part_that_needs_masks_says_so_where_there_are_none(films, part):
     table = pd.read_csv(films / "manifest.csv").drop(columns="lung_mask")
     table.to_csv(films / "manifest.csv", index=False)
@@ -233,8 +232,8 @@ def test_a_ring_that_leaves_all_or_nothing_is_refused(films, ring):
 
 
 def test_permuting_moves_only_the_labels_of_training_and_validation():
-    true = dataset.load(DataParameters(phantom_images=160))
-    permuted = dataset.load(DataParameters(phantom_images=160, labels="permuted"))
+    true = load_dataset(DataParameters(phantom_images=160))
+    permuted = load_dataset(DataParameters(phantom_images=160, labels="permuted"))
     fit, test = true.rows("train", "val"), true.rows("test", "neutral", "conflict", "clean")
     labels = [data.table["label"].to_numpy() for data in (true, permuted)]
     assert (labels[0][test] == labels[1][test]).all()
@@ -245,7 +244,7 @@ def test_permuting_moves_only_the_labels_of_training_and_validation():
     same = [column for column in true.table if column != "label"]
     pd.testing.assert_frame_equal(true.table[same], permuted.table[same])
     np.testing.assert_array_equal(true.pixels[fit], permuted.pixels[fit])
-    assert (dataset.load(DataParameters(phantom_images=160, labels="permuted")).table["label"] == labels[1]).all()
+    assert (load_dataset(DataParameters(phantom_images=160, labels="permuted")).table["label"] == labels[1]).all()
 
 
 def test_the_fingerprint_is_that_of_the_files_whatever_is_kept_planted_or_permuted(films):

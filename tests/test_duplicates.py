@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray.duplicates import hash_distances, near_duplicates, perceptual_hash, shifted_correlation
-from cnn_xray.errors import InputError
+from cnn_xray import InputError
+from cnn_xray.audit import hash_distances, near_duplicates, perceptual_hash, shifted_correlation
 
 
 def film(seed: int, size: int = 128) -> np.ndarray:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_xray import dataset, experiment, records
+from cnn_xray import training
+from cnn_xray.data import load_dataset
 from cnn_xray.parameters import TrainParameters
+from cnn_xray.runs import find_run, identity, run_id, run_of
 
 TINY = {"phantom_images": 80, "image_size": 32, "width": 4, "epochs": 1, "batch_size": 16}
 
@@ -30,8 +32,8 @@ def p(place):
 
 
 def test_a_run_leaves_a_whole_record(p):
-    data = dataset.load(p)
-    run = experiment.run(p, data)
+    data = load_dataset(p)
+    run = run_of(p, data)
     assert {file.name for file in run.folder.iterdir()} == {
         "run.json", "model.keras", "history.csv", "predictions.csv", "attention.csv",
     }  # fmt: skip
@@ -48,20 +50,20 @@ def test_a_run_leaves_a_whole_record(p):
 def test_the_saved_model_gives_the_saved_predictions(p):
     from cnn_xray.training import predict
 
-    data = dataset.load(p)
-    run = experiment.run(p, data)
+    data = load_dataset(p)
+    run = run_of(p, data)
     test = data.rows("test")
     saved = run.predictions.query("split == 'test'")["logit"]
     np.testing.assert_allclose(predict(run.model(), data.pixels[test], tta=p.tta), saved, atol=1e-4)
 
 
 def test_a_recorded_run_is_reused_unless_asked(p, monkeypatch, capsys):
-    experiment.run(p)
-    monkeypatch.setattr(experiment.training, "fit", lambda *_: pytest.fail("trained again"))
-    assert "reused" in (experiment.run(p), capsys.readouterr().out)[1]
+    run_of(p)
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained again"))
+    assert "reused" in (run_of(p), capsys.readouterr().out)[1]
     with pytest.raises(pytest.fail.Exception, match="trained again"):
-        experiment.run(p.model_copy(update={"rerun": True}))
-    assert records.find(experiment.run(p).folder)  # the failed repetition cost nothing
+        run_of(p.model_copy(update={"rerun": True}))
+    assert find_run(run_of(p).folder)  # the failed repetition cost nothing
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"crop": 0.1}, {"learning_rate": 1e-4}, {"artifact_rho": 0.5}])
@@ -69,7 +71,7 @@ def test_another_setting_is_another_run(p, change):
     ids = []
     for one in (p, p.model_copy(update=change)):
         one = one.resolved()
-        ids.append(experiment.run_id(one, dataset.load(one)))
+        ids.append(run_id(one, load_dataset(one)))
     assert ids[0] != ids[1]
 
 
@@ -86,9 +88,9 @@ def films(place):
     return str(place / "films" / "manifest.csv")
 
 
-def run_id(films, **more):
+def id_of(films, **more):
     p = TrainParameters(data=films, image_size=32, **more).resolved()
-    return experiment.run_id(p, dataset.load(p))
+    return run_id(p, load_dataset(p))
 
 
 def test_what_is_seen_planted_or_permuted_is_another_run(films):
@@ -96,34 +98,34 @@ def test_what_is_seen_planted_or_permuted_is_another_run(films):
     planted = [{"artifact_rho": 0.5}, {"artifact_rho": 0.0}, {"artifact_rho": 0.5, "artifact_kinds": "text"}]
     more = [{}, *parts, *planted, {"labels": "permuted"}, {"labels": "permuted", "keep": "ring"}]
     more += [{"artifact_rho": 0.5, "artifact_amplitude": 0.5}, {"keep": "ring", "ring": 0.2}]
-    ids = [run_id(films, **change) for change in more]
+    ids = [id_of(films, **change) for change in more]
     assert len(set(ids)) == len(ids)
     assert ids[0].startswith("films-32px-crop0-seed0-")
     assert ids[1].startswith("films-32px-crop0-ring-seed0-")
     assert ids[7].startswith("films-border-rho0.5-32px-crop0-seed0-")
-    assert run_id(films, labels="permuted", keep="ring").startswith("films-32px-crop0-ring-permuted-seed0-")
+    assert id_of(films, labels="permuted", keep="ring").startswith("films-32px-crop0-ring-permuted-seed0-")
 
 
 def test_how_an_artifact_looks_that_is_not_planted_is_no_part_of_the_run(films):
     other = {"artifact_location": "inside", "artifact_kinds": "tubing", "artifact_amplitude": 2.0}
-    assert run_id(films) == run_id(films, **other)
-    assert run_id(films, artifact_rho=0.5) != run_id(films, artifact_rho=0.5, **other)
-    identity = experiment.identity(TrainParameters(data=films))
-    assert not [name for name in identity if name.startswith("artifact_")] and identity["keep"] == "all"
+    assert id_of(films) == id_of(films, **other)
+    assert id_of(films, artifact_rho=0.5) != id_of(films, artifact_rho=0.5, **other)
+    named = identity(TrainParameters(data=films))
+    assert not [name for name in named if name.startswith("artifact_")] and named["keep"] == "all"
 
 
 def test_where_things_lie_is_no_part_of_the_run(p):
     p = p.resolved()
-    data = dataset.load(p)
-    assert experiment.run_id(p, data) == experiment.run_id(p.model_copy(update={"runs": "x", "rerun": True}), data)
+    data = load_dataset(p)
+    assert run_id(p, data) == run_id(p.model_copy(update={"runs": "x", "rerun": True}), data)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_training_leaves_no_run(place, how):
     runs = place / f"interrupted{how}"
     script = (
-        "from cnn_xray import experiment; from cnn_xray.parameters import TrainParameters;"
-        f"experiment.run(TrainParameters(**{ {**TINY, 'epochs': 500, 'patience': 500, 'runs': str(runs)} }))"
+        "from cnn_xray.runs import run_of; from cnn_xray.parameters import TrainParameters;"
+        f"run_of(TrainParameters(**{ {**TINY, 'epochs': 500, 'patience': 500, 'runs': str(runs)} }))"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from cnn_xray import figures
-from cnn_xray.view import FRAME
+from cnn_xray.geometry import FRAME
 
 matplotlib.use("agg")
 RNG = np.random.default_rng(0)

@@ -15,8 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from cnn_xray.parameters import NOTEBOOKS
-from cnn_xray.strict import parameters_cell
+from cnn_xray.parameters import NOTEBOOKS, parameters_cell
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -104,7 +103,7 @@ def test_the_version_is_the_same_everywhere():
 def test_importing_the_module_is_light():
     code = (
         "import sys, pkgutil, importlib, cnn_xray\n"
-        "import cnn_xray.cli, cnn_xray.parameters, cnn_xray.storage, cnn_xray.report, cnn_xray.experiment\n"
+        "import cnn_xray.report.cli, cnn_xray.parameters, cnn_xray.storage, cnn_xray.verdict\n"
         "assert not {'tensorflow', 'keras', 'jax'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

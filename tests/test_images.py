@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cnn_xray import images
-from cnn_xray.errors import InputError
-from cnn_xray.view import View
+from cnn_xray import InputError, images
+from cnn_xray.geometry import View
 
 RAMP = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
 

@@ -19,9 +19,8 @@ ALL = {**RANDOM, "ReflectionPadding": {"before": 1, "after": 2}}
 def made(name: str, **options):
     """A layer of that name, or the one of `ALL`."""
     backend.start(0)
-    from cnn_xray import layers
 
-    return getattr(layers, name)(**(options or ALL[name]))
+    return getattr(network, name)(**(options or ALL[name]))
 
 
 def films(count: int = 8, side: int = 16) -> np.ndarray:
@@ -76,7 +75,7 @@ def test_a_saved_model_brings_its_layers_back(name, tmp_path):
 def transformed(film, **amounts):
     """One film (h, w) through the affine map of known amounts."""
     keras = backend.start(0)
-    from cnn_xray.layers import RandomAffine
+    from cnn_xray.network import RandomAffine
 
     names = ("mirror", "angle", "x", "y", "log_width", "log_height")
     start = {"mirror": 1.0}
@@ -101,7 +100,7 @@ def test_the_affine_map_by_hand():
 
 def test_amounts_stay_within_their_limits_and_some_films_are_as_they_are():
     layer = made("RandomAffine", flip=True, rotation=10.0, shift=0.1, zoom=0.2, aspect_jitter=0.3)
-    from cnn_xray.layers import UNMOVED
+    from cnn_xray.network import UNMOVED
 
     drawn = {name: np.asarray(values) for name, values in layer.draw(2000).items()}
     moved = drawn["angle"] != 0

@@ -5,8 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cnn_xray import manifest
-from cnn_xray.errors import InputError
+from cnn_xray import InputError
+from cnn_xray.data import patient_of, read_manifest
 
 FILES = {
     "train/NORMAL": ["IM-0115-0001.jpeg", "NORMAL2-IM-0115-0001.jpeg"],
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 
 def test_kaggle_layout(folder):
-    found = manifest.read(folder)
+    found = read_manifest(folder)
     assert found.name == "chest_xray"
     assert list(found.table.columns[:4]) == ["path", "label", "split", "patient"]
     assert found.table["split"].value_counts().to_dict() == {"train": 5, "val": 2, "test": 2}
@@ -37,7 +37,7 @@ def test_kaggle_layout(folder):
 
 
 def test_the_zip_that_nests_the_folder_once_more(folder):
-    assert manifest.read(folder.parent).root == folder
+    assert read_manifest(folder.parent).root == folder
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_the_zip_that_nests_the_folder_once_more(folder):
     ],
 )
 def test_patient_from_the_file_name_with_counters_kept_apart(stem, patient):
-    assert manifest.patient_of(stem) == patient
+    assert patient_of(stem) == patient
 
 
 def test_names_without_a_patient_are_said(folder):
     (folder / "train/NORMAL/scan7.png").touch()
-    found = manifest.read(folder)
+    found = read_manifest(folder)
     assert found.table.set_index("path")["patient"]["train/NORMAL/scan7.png"] == "train/NORMAL/scan7.png"
     assert "CC BY 4.0" in found.notes[0] and "1 file names carry no patient" in found.notes[1]
 
@@ -67,7 +67,7 @@ def test_metadata_beside_the_images_is_used(folder):
     rows = {"path": ["test/NORMAL/IM-0001-0001.jpeg"], "original_width": [1857], "original_height": [1317],
             "lung_mask": ["lung_masks/a.png"], "pathogen": ["x"]}  # fmt: skip
     pd.DataFrame(rows).to_csv(folder / "metadata.csv", index=False)
-    table = manifest.read(folder).table.set_index("path")
+    table = read_manifest(folder).table.set_index("path")
     assert table.loc["test/NORMAL/IM-0001-0001.jpeg", "original_width"] == 1857
     assert table["original_width"].isna().sum() == 8
     assert table["lung_mask"].notna().sum() == 1
@@ -77,25 +77,25 @@ def test_lung_masks_beside_the_images_are_used_without_metadata(folder):
     mask = folder / "lung_masks/test/NORMAL/IM-0001-0001.png"
     mask.parent.mkdir(parents=True)
     mask.touch()
-    found = manifest.read(folder).table.set_index("path")["lung_mask"].dropna()
+    found = read_manifest(folder).table.set_index("path")["lung_mask"].dropna()
     assert found.to_dict() == {"test/NORMAL/IM-0001-0001.jpeg": "lung_masks/test/NORMAL/IM-0001-0001.png"}
 
 
 def test_metadata_of_other_images_are_refused(folder):
     (folder / "metadata.csv").write_text("path,original_width\nelsewhere.jpeg,100\n")
     with pytest.raises(InputError, match="No path in .* is that of an image, e.g. elsewhere.jpeg"):
-        manifest.read(folder)
+        read_manifest(folder)
 
 
 def test_missing_empty_and_absent_folders(folder, tmp_path):
     with pytest.raises(InputError, match="No data at"):
-        manifest.read(tmp_path / "nowhere")
+        read_manifest(tmp_path / "nowhere")
     (folder / "test/PNEUMONIA/person3_virus_16.jpeg").unlink()
     with pytest.raises(InputError, match=r"test.PNEUMONIA is empty"):
-        manifest.read(folder)
+        read_manifest(folder)
     (folder / "test/PNEUMONIA").rmdir()
     with pytest.raises(InputError, match=r"test.PNEUMONIA is absent"):
-        manifest.read(folder)
+        read_manifest(folder)
 
 
 def csv(tmp_path, **changes):
@@ -112,7 +112,7 @@ def csv(tmp_path, **changes):
 
 
 def test_csv_of_the_users_own(tmp_path):
-    found = manifest.read(csv(tmp_path, original_width=[10, 20, None, 40]))
+    found = read_manifest(csv(tmp_path, original_width=[10, 20, None, 40]))
     assert found.table["label"].tolist() == [0, 1, 0, 1]
     assert found.table["original_width"].isna().tolist() == [False, False, True, False]
     assert found.name == "films"
@@ -137,11 +137,11 @@ def test_csv_of_the_users_own(tmp_path):
 )
 def test_refused_tables(tmp_path, changes, sentence):
     with pytest.raises(InputError, match=sentence):
-        manifest.read(csv(tmp_path, **changes))
+        read_manifest(csv(tmp_path, **changes))
 
 
 def test_a_file_that_is_no_table(tmp_path):
     file = tmp_path / "films.csv"
     file.write_bytes(b"\xff\xfe\x00\x01\x02\xff")
     with pytest.raises(InputError, match="films.csv"):
-        manifest.read(file)
+        read_manifest(file)

@@ -7,8 +7,8 @@ import papermill
 import pytest
 from papermill.exceptions import PapermillExecutionError
 
-from cnn_xray.narrate import HEADLINE, RUN
 from cnn_xray.parameters import NOTEBOOKS
+from cnn_xray.report.words import HEADLINE, RUN
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 TINY = {

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray import network, nulls
-from cnn_xray.dataset import Dataset
+from cnn_xray import attention, network
+from cnn_xray.data import Dataset
+from cnn_xray.geometry import FRAME, Placement, View
 from cnn_xray.parameters import TrainParameters
-from cnn_xray.view import FRAME, Placement, View
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,12 @@ def data():
 
 def test_the_neutral_film_weighs_the_classes_equally(data):
     expected = (data.pixels[:3].mean(axis=0) + data.pixels[3]) / 2
-    np.testing.assert_allclose(nulls.neutral_film(data), expected, atol=1e-3)
+    np.testing.assert_allclose(attention.neutral_image(data), expected, atol=1e-3)
 
 
 def test_the_ring_is_replaced_and_the_interior_untouched():
     images = np.full((2, 20, 20), 200, np.uint8)
-    found = nulls.neutralise(images, np.full((20, 20), 50, np.float32), width=0.2)
+    found = attention.neutralised(images, np.full((20, 20), 50, np.float32), width=0.2)
     # Four pixels of 20 on each side are replaced; the fifth is blended, its centre half way into the seam.
     assert (found[:, :4] == 50).all() and (found[:, :, -4:] == 50).all()
     assert (found[:, 4, 5:15] == 125).all()
@@ -45,7 +45,7 @@ def test_the_ring_is_replaced_and_the_interior_untouched():
 
 def test_every_arm_has_a_row_an_image(data):
     p = TrainParameters(image_size=32, width=4, seed=0)
-    found = nulls.attention_beside_nulls(network.build(p), p, data, data.rows("test"))
+    found = attention.metrics_beside_nulls(network.build(p), p, data, data.rows("test"))
     arms = ["image", "neutralised ring", "constant image", "randomised weights", "uniform"]
     assert found["arm"].unique().tolist() == arms
     assert (found.groupby("arm")["path"].apply(list).map(lambda paths: paths == ["4.png", "5.png"])).all()

@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray import occlusion
-from cnn_xray.dataset import Dataset
-from cnn_xray.regions import outer_ring
+from cnn_xray import interventions
+from cnn_xray.data import Dataset
+from cnn_xray.geometry import FRAME, Placement, View, soft_border
 from cnn_xray.statistics import paired_difference
-from cnn_xray.view import FRAME, Placement, View
 
 SIDE, WIDTH = 32, 0.0625  # a ring of two pixels, and a seam of half a pixel that reaches no pixel's centre
 RING = np.ones((SIDE, SIDE), bool)
@@ -27,7 +26,7 @@ def of_centre(images):
 
 @pytest.fixture(autouse=True)
 def networks_are_functions_of_the_pixels(monkeypatch):
-    monkeypatch.setattr(occlusion, "predict", lambda model, images: model(images).astype(np.float32))
+    monkeypatch.setattr(interventions, "predict", lambda model, images: model(images).astype(np.float32))
 
 
 def films(pixels) -> Dataset:
@@ -47,7 +46,7 @@ def random_films(n=6, seed=0) -> Dataset:
 
 
 def occlude(model, data, width=WIDTH, seed=0) -> pd.DataFrame:
-    return occlusion.occlude(model, data, np.arange(len(data.pixels)), width, seed)
+    return interventions.occluded(model, data, np.arange(len(data.pixels)), width, seed)
 
 
 def at(found, fill, place, column="drop"):
@@ -56,10 +55,10 @@ def at(found, fill, place, column="drop"):
 
 def test_one_row_a_film_fill_and_place():
     data = random_films()
-    found = occlusion.occlude(of_ring, data, np.array([4, 1]), WIDTH, 0)
+    found = interventions.occluded(of_ring, data, np.array([4, 1]), WIDTH, 0)
     assert list(found.columns) == ["film", "path", "label", "fill", "place", "drop", "flip"]
     assert len(found) == 2 * 3 * 2 and not found.duplicated(["film", "fill", "place"]).any()
-    assert set(found["fill"]) == set(occlusion.FILLS) and set(found["place"]) == set(occlusion.PLACES)
+    assert set(found["fill"]) == set(interventions.FILLS) and set(found["place"]) == set(interventions.PLACES)
     names = found[["film", "path", "label"]].drop_duplicates()
     assert names.to_numpy().tolist() == [[0, "4.png", 0], [1, "1.png", 1]]
 
@@ -70,7 +69,7 @@ def test_the_mean_fill_of_a_ring_worked_by_hand():
     found = occlude(of_ring, two_tone([200, 40, 100], [40, 180, 100]))
     np.testing.assert_allclose(at(found, "mean", "ring"), [12.2, 10.7, 0], atol=1e-5)
     assert at(found, "mean", "ring", "flip").tolist() == [1, 1, 0]
-    for fill in occlusion.FILLS:  # what lies inside the ring is nothing to this network
+    for fill in interventions.FILLS:  # what lies inside the ring is nothing to this network
         assert at(found, fill, "interior").tolist() == [0, 0, 0]
         assert at(found, fill, "interior", "flip").tolist() == [0, 0, 0]
 
@@ -78,7 +77,7 @@ def test_the_mean_fill_of_a_ring_worked_by_hand():
 def test_a_network_of_the_centre_loses_nothing_with_the_ring():
     pixels = np.where(CENTRE, np.array([200, 20]).reshape(-1, 1, 1), 100)
     found = occlude(of_centre, films(pixels))
-    for fill in occlusion.FILLS:
+    for fill in interventions.FILLS:
         assert at(found, fill, "ring").tolist() == [0, 0]
     # z = 10 and −8; painted with 100 + 100/64 = 102 and 100 − 80/64 = 99 wherever the square is.
     np.testing.assert_allclose(at(found, "mean", "interior"), [9.8, 7.9], atol=1e-5)
@@ -95,8 +94,8 @@ def test_more_of_the_same_evidence_is_a_negative_drop():
 
 def test_positions_are_averaged():
     data = random_films()
-    masks = occlusion.squares(SIDE, WIDTH, seed=3)
-    assert len(masks) == occlusion.POSITIONS and len({mask.tobytes() for mask in masks}) > 1
+    masks = interventions.interior_squares(SIDE, WIDTH, seed=3)
+    assert len(masks) == interventions.POSITIONS and len({mask.tobytes() for mask in masks}) > 1
     row, column = np.argwhere((np.sum(masks, axis=0) > 1) & (np.sum(masks, axis=0) < 3))[0]  # in some, not in all
     found = occlude(lambda images: images[:, row, column] - 128.5, data, seed=3)
     grey, mean = data.pixels[:, row, column], data.pixels.mean(axis=(1, 2))
@@ -112,8 +111,8 @@ def test_positions_are_averaged():
 @pytest.mark.parametrize("size", [32, 64, 128])
 @pytest.mark.parametrize("width", [0.05, 0.1, 0.125, 0.13])
 def test_squares_are_as_large_as_the_ring_and_inside_it(size, width):
-    ring = outer_ring(size, width)
-    masks = occlusion.squares(size, width, seed=1)
+    ring = soft_border(size, width)
+    masks = interventions.interior_squares(size, width, seed=1)
     assert len(masks) == 4
     for mask in masks:
         assert abs(mask.sum() - ring.sum()) <= size  # to within a row of pixels
@@ -123,7 +122,7 @@ def test_squares_are_as_large_as_the_ring_and_inside_it(size, width):
 
 
 def test_squares_follow_the_seed():
-    first, again, other = (np.stack(occlusion.squares(64, 0.1, seed)) for seed in (1, 1, 2))
+    first, again, other = (np.stack(interventions.interior_squares(64, 0.1, seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
@@ -135,7 +134,7 @@ def test_without_room_the_interior_is_nan_and_counted(width):
     inside = found[found["place"] == "interior"]
     assert inside[["drop", "flip"]].isna().all(axis=None) and len(inside) == 6 * 3
     assert found.loc[found["place"] == "ring", ["drop", "flip"]].notna().all(axis=None)
-    table = occlusion.summary(found, data.table["patient"].to_numpy())
+    table = interventions.occlusion_summary(found, data.table["patient"].to_numpy())
     assert table[["interior", "flips interior", "difference", "low", "high"]].isna().all(axis=None)
     assert (table["undefined"] == 6).all() and (table["n"] == 0).all() and table["ring"].notna().all()
 
@@ -155,11 +154,11 @@ def test_the_noise_has_mean_and_spread_of_the_film_and_is_its_own():
 
     occlude(watched, films(pixels), width=0.1)
     first, second = seen[3][:2]  # after the films themselves: mean, blur, noise; the ring comes first
-    ring = outer_ring(64, 0.1) == 1
+    ring = soft_border(64, 0.1) == 1
     for film, noisy in zip(pixels, (first, second), strict=True):
         assert noisy[ring].mean() == pytest.approx(film.mean(), abs=2) and (noisy[ring] != film[ring]).mean() > 0.9
         assert noisy[ring].std() == pytest.approx(film.std(), rel=0.1)
-        assert (noisy[outer_ring(64, 0.1) == 0] == film[outer_ring(64, 0.1) == 0]).all()
+        assert (noisy[soft_border(64, 0.1) == 0] == film[soft_border(64, 0.1) == 0]).all()
     assert abs(np.corrcoef(first[ring], second[ring])[0, 1]) < 0.1
 
 
@@ -178,7 +177,7 @@ def test_the_same_seed_gives_the_same_result_in_batches_of_any_size(monkeypatch)
         return images[:, 3:9, 5:14].mean(axis=(1, 2)) - 127
 
     first, other = (occlude(model, data, seed=seed) for seed in (1, 2))
-    monkeypatch.setattr(occlusion, "CHUNK", 3)
+    monkeypatch.setattr(interventions, "_OCCLUDED_AT_ONCE", 3)
     pd.testing.assert_frame_equal(occlude(model, data, seed=1), first)
     assert not first.equals(other)
 
@@ -191,7 +190,7 @@ def test_the_summary_worked_by_hand():
         for place, (drop, flip) in (("ring", ring), ("interior", interior))
     ]
     occluded = pd.DataFrame(rows, columns=["film", "fill", "place", "drop", "flip"]).sample(frac=1, random_state=0)
-    table = occlusion.summary(occluded, np.array(["a", "b", "c"]), seed=4)
+    table = interventions.occlusion_summary(occluded, np.array(["a", "b", "c"]), seed=4)
     assert list(table.index) == ["mean", "blur", "noise"]
     assert table["ring"].tolist() == [3, 13, -7] and table["interior"].tolist() == [1.5, 11.5, -8.5]
     # Films with both: 3 − 1 and 5 − 2.
@@ -200,5 +199,5 @@ def test_the_summary_worked_by_hand():
     assert (table["low"] == expected.low).all() and (table["high"] == expected.high).all()
     assert table["flips ring"].tolist() == pytest.approx([1 / 3] * 3)
     assert table["flips interior"].tolist() == [0.125] * 3
-    one = occlusion.summary(occluded, np.array(["a", "a", "a"]))
+    one = interventions.occlusion_summary(occluded, np.array(["a", "a", "a"]))
     assert one[["low", "high"]].isna().all(axis=None) and (one["difference"] == 2.5).all()

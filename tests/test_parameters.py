@@ -11,8 +11,7 @@ from papermill import inspect_notebook
 from tiny_notebooks import write
 from traitlets.config import Config
 
-from cnn_xray import experiment, regions
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, geometry
 from cnn_xray.parameters import (
     NOTEBOOKS,
     PHANTOM,
@@ -24,8 +23,10 @@ from cnn_xray.parameters import (
     DataParameters,
     ShortcutParameters,
     TrainParameters,
+    literal_assignments,
+    parameters_cell,
 )
-from cnn_xray.strict import literal_assignments, parameters_cell
+from cnn_xray.runs import identity
 
 
 def refusal(cls, **values) -> str:
@@ -98,7 +99,7 @@ def test_the_tests_are_of_networks_that_see_whole_films_under_true_labels(cls):
 @pytest.mark.parametrize("cls", [ShortcutParameters, CroppingParameters])
 def test_a_ring_whose_seam_would_cover_the_whole_film_is_refused(cls):
     assert "leaves nothing of the film; give at most 0.4." in refusal(cls, ring=0.45)
-    assert cls.from_mapping({"ring": WIDEST_RING}).ring * (1 + regions.SEAM) == 0.5
+    assert cls.from_mapping({"ring": WIDEST_RING}).ring * (1 + geometry.SEAM) == 0.5
 
 
 def test_parameters_cannot_be_changed_afterwards():
@@ -160,8 +161,8 @@ def test_every_recipe_can_be_chosen_and_holds_what_is_allowed():
 def test_a_run_by_recipe_is_the_run_with_its_values_written_out():
     by_recipe = TrainParameters(data="films", recipe="large").resolved()
     written_out = TrainParameters(data="films", **RECIPES["large"]).resolved()
-    assert experiment.identity(by_recipe) == experiment.identity(written_out)
-    assert experiment.identity(by_recipe) != experiment.identity(TrainParameters(data="films").resolved())
+    assert identity(by_recipe) == identity(written_out)
+    assert identity(by_recipe) != identity(TrainParameters(data="films").resolved())
 
 
 def test_probes_stay_small_whatever_the_recipe():

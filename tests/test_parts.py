@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from cnn_xray import parts
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, geometry
 
 FILMS = np.random.default_rng(0).integers(1, 255, (4, 8, 8)).astype(np.uint8)  # no pixel is black or white
 LUNGS = np.zeros((4, 8, 8), bool)
@@ -13,7 +12,7 @@ TRAIN = np.array([0, 1])
 
 
 def kept(part, width=0.25, lungs=LUNGS):
-    return parts.kept(FILMS, part, width, lungs, TRAIN)
+    return geometry.part_alone(FILMS, part, width, lungs, TRAIN)
 
 
 def test_ring_and_centre_share_the_film_out_between_them():
@@ -61,7 +60,7 @@ def test_an_outline_holds_nothing_of_the_film():
     assert kept("outline").dtype == np.uint8
 
 
-@pytest.mark.parametrize("part", parts.NEED_LUNGS)
+@pytest.mark.parametrize("part", geometry.NEED_LUNGS)
 def test_missing_masks_are_said_in_a_sentence(part):
     with pytest.raises(InputError, match=f"keep is '{part}', which needs lung masks, and these data have none."):
         kept(part, lungs=None)

@@ -9,9 +9,9 @@ import pytest
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 
-from cnn_xray import artifacts, phantom, phantom_anatomy
-from cnn_xray.errors import InputError
-from cnn_xray.phantom import PhantomSpec, d_prime, oracle_auc, write
+from cnn_xray import InputError
+from cnn_xray.phantom import anatomy, artifacts, dataset
+from cnn_xray.phantom.dataset import PhantomSpec, d_prime, oracle_auc, write
 
 TEST_SETS = ["test", "neutral", "conflict", "clean"]
 
@@ -21,7 +21,7 @@ def rng(*key):
 
 
 def one_film(label=1, signal=0.4, size=128, number=0):
-    return phantom_anatomy.film(size, label, signal, rng(1, number), rng(2, number))
+    return anatomy.radiograph(size, label, signal, rng(1, number), rng(2, number))
 
 
 def grey(folder, path):
@@ -284,7 +284,7 @@ def test_an_interrupted_phantom_leaves_nothing_behind(tmp_path, monkeypatch):
     def interrupted(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(phantom, "film", interrupted)
+    monkeypatch.setattr(dataset, "radiograph", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write(PhantomSpec(images=2, test_images=2, size=64), tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cnn_xray import dataset, planted
-from cnn_xray.errors import InputError
+from cnn_xray import InputError
+from cnn_xray.data import load_dataset, plant
 from cnn_xray.parameters import DataParameters
 
 TEST_SETS = ["test", "neutral", "conflict", "clean"]
@@ -36,12 +36,12 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 def load(films, **more):
-    return dataset.load(DataParameters(data=str(films), **{"image_size": 64, "artifact_rho": 0.5, **more}))
+    return load_dataset(DataParameters(data=str(films), **{"image_size": 64, "artifact_rho": 0.5, **more}))
 
 
-def plant(table, rho, seed=0, location="border", kinds=("exposure",), lungs=None, films=None):
+def planted(table, rho, seed=0, location="border", kinds=("exposure",), lungs=None, films=None):
     films = np.full((len(table), 32, 32), 100, np.uint8) if films is None else films
-    return list(planted.plant(films, table, lungs, rho, location, kinds, 1.0, seed))
+    return list(plant(films, table, lungs, rho, location, kinds, 1.0, seed))
 
 
 def many(count=900):
@@ -56,7 +56,7 @@ def many(count=900):
 @pytest.mark.parametrize("rho", [0.8, 0.0, -0.5])
 def test_the_artifact_agrees_with_the_label_as_often_as_rho_says(rho):
     table = many()
-    found = pd.DataFrame([(one.split, one.marked == table["label"][one.row]) for one in plant(table, rho)])
+    found = pd.DataFrame([(one.split, one.marked == table["label"][one.row]) for one in planted(table, rho)])
     share = found.groupby(0)[1].mean()
     expected = (1 + rho) / 2
     assert share[["train", "val", "test"]].tolist() == pytest.approx([expected] * 3, abs=0.08)
@@ -66,13 +66,13 @@ def test_the_artifact_agrees_with_the_label_as_often_as_rho_says(rho):
 
 def test_both_classes_are_marked_in_their_measure():
     table = many()
-    found = pd.DataFrame([(table["label"][one.row], one.marked) for one in plant(table, 0.8) if one.split == "train"])
+    found = pd.DataFrame([(table["label"][one.row], one.marked) for one in planted(table, 0.8) if one.split == "train"])
     assert found.groupby(0)[1].mean().tolist() == pytest.approx([0.1, 0.9], abs=0.06)
 
 
 def test_training_films_stay_one_and_test_films_become_four():
     table = many(6)
-    found = plant(table, 0.5)
+    found = planted(table, 0.5)
     assert [(one.row, one.split) for one in found] == [
         (0, "train"), (1, "val"), *((2, name) for name in TEST_SETS),
         (3, "train"), (4, "val"), *((5, name) for name in TEST_SETS),
@@ -80,7 +80,7 @@ def test_training_films_stay_one_and_test_films_become_four():
 
 
 def test_a_marked_film_differs_where_it_says_and_an_unmarked_one_nowhere():
-    for one in plant(many(60), 0.5):
+    for one in planted(many(60), 0.5):
         np.testing.assert_array_equal(one.film != 100, one.changed)
         assert one.changed.any() == one.marked
         assert not (one.marked and one.split == "clean")
@@ -88,19 +88,19 @@ def test_a_marked_film_differs_where_it_says_and_an_unmarked_one_nowhere():
 
 def test_a_global_artifact_marks_films_without_a_place():
     films = np.random.default_rng(0).integers(0, 256, (60, 32, 32)).astype(np.uint8)
-    for one in plant(many(60), 0.5, location="global", kinds=("blur",), films=films):
+    for one in planted(many(60), 0.5, location="global", kinds=("blur",), films=films):
         assert (one.film != films[one.row]).any() == one.marked and not one.changed.any()
 
 
 def test_the_seed_decides_which_films_get_it():
     def marks(seed):
-        return [one.marked for one in plant(many(60), 0.5, seed)]
+        return [one.marked for one in planted(many(60), 0.5, seed)]
 
     assert marks(0) == marks(0) != marks(1)
 
 
 def test_every_kind_is_used():
-    areas = [one.changed.mean() for one in plant(many(60), 0.0, kinds=("exposure", "vignette")) if one.marked]
+    areas = [one.changed.mean() for one in planted(many(60), 0.0, kinds=("exposure", "vignette")) if one.marked]
     assert min(areas) < 0.1 and max(areas) > 0.3
 
 
@@ -109,14 +109,14 @@ def test_lungs_without_a_mask_cannot_hold_an_artifact():
     lungs[4] = False
     for masks, said in ((None, "6 of 6 films have no lung mask"), (lungs, "1 of 6 films have no lung mask")):
         with pytest.raises(InputError, match=f"artifact_location is 'inside', but {said}"):
-            plant(many(6), 0.5, location="inside", kinds=("marker",), lungs=masks)
+            planted(many(6), 0.5, location="inside", kinds=("marker",), lungs=masks)
 
 
 def test_data_with_test_sets_of_their_own_are_refused():
     table = many(6)
     table.loc[2, "split"] = "conflict"
     with pytest.raises(InputError, match="have the test set conflict"):
-        plant(table, 0.5)
+        planted(table, 0.5)
 
 
 # ---- in a data set

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray.probes import median_sizes, size_only_probe
+from cnn_xray.audit import median_sizes, size_only_probe
 
 
 def table(labels: list[int], widths: list[int | None], heights: list[int | None]) -> pd.DataFrame:

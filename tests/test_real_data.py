@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray import dataset, experiment, images, manifest, probes
+from cnn_xray import audit, images
+from cnn_xray.data import load_dataset, read_manifest
+from cnn_xray.geometry import View
 from cnn_xray.parameters import DataParameters, TrainParameters
-from cnn_xray.view import View
+from cnn_xray.runs import run_of
 
 ROOT = Path(os.environ.get("CNN_XRAY_DATA", Path(__file__).parents[2] / "shared" / "data" / "kermany224"))
 pytestmark = pytest.mark.skipif(
@@ -26,7 +28,7 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.fixture
 def part(tmp_path):
     """A folder in the Kaggle layout with every 40th film, by links, and the metadata of all."""
-    table = manifest.read(ROOT).table
+    table = read_manifest(ROOT).table
     metadata = ROOT / "metadata.csv"
     folder = tmp_path / "part"
     for row in table.iloc[::40].itertuples():
@@ -46,17 +48,17 @@ def part(tmp_path):
 
 
 def test_the_whole_manifest_and_its_size_probe():
-    table = manifest.read(ROOT).table
+    table = read_manifest(ROOT).table
     assert len(table) == 5856
     assert table["split"].value_counts().to_dict() == {"train": 5216, "test": 624, "val": 16}
     assert table["patient"].nunique() == 4097
     if table["original_width"].notna().any():
         test = table["split"] == "test"
-        assert probes.size_only_probe(table[~test], table[test]).auc.value == pytest.approx(0.895, abs=0.02)
+        assert audit.size_only_probe(table[~test], table[test]).auc.value == pytest.approx(0.895, abs=0.02)
 
 
 def test_the_second_load_of_all_images_takes_under_a_second(tmp_path):
-    table = manifest.read(ROOT).table
+    table = read_manifest(ROOT).table
     images.load(ROOT, table["path"], View(size=64), tmp_path / "cache")
     begun = time.perf_counter()
     again = images.load(ROOT, table["path"], View(size=64), tmp_path / "cache")
@@ -66,7 +68,7 @@ def test_the_second_load_of_all_images_takes_under_a_second(tmp_path):
 
 def test_masks_lie_on_the_lungs():
     """Lungs are darker than what surrounds them, which is false for masks that are shifted or mirrored upside down."""
-    data = dataset.load(DataParameters(data=str(ROOT), image_size=64, aspect="letterbox"))
+    data = load_dataset(DataParameters(data=str(ROOT), image_size=64, aspect="letterbox"))
     rows = data.rows("test")
     pixels, lungs = data.pixels[rows].astype(float), data.lungs[rows]
     chest = pixels > 8  # not the letterbox
@@ -79,7 +81,7 @@ def test_masks_lie_on_the_lungs():
 
 def test_a_slice_goes_the_whole_way(part, tmp_path):
     p = TrainParameters(data=str(part), image_size=64, width=8, epochs=2, runs=str(tmp_path / "runs"))
-    run = experiment.run(p)
+    run = run_of(p)
     assert 0 <= run.metrics["test_auc"] <= 1
     assert run.metrics["largest_evidence_residual"] < 1e-4
     attended = run.attention

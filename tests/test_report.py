@@ -13,28 +13,28 @@ import pandas as pd
 import pytest
 from tiny_notebooks import write
 
-from cnn_xray import narrate, report
-from cnn_xray.errors import InputError
-from cnn_xray.execution import NotebookError
+from cnn_xray import InputError
+from cnn_xray.report import build, words
+from cnn_xray.report.build import NotebookError
 
-AUDIT = "from cnn_xray import narrate\nnarrate.headline('Size-only <probe>', '0.895 [0.868, 0.920]', 'Seen.')"
+AUDIT = "from cnn_xray.report import words\nwords.headline('Size-only <probe>', '0.895 [0.868, 0.920]', 'Seen.')"
 LOG = """import sys
 for epoch in range(3):
     print(f'epoch {epoch}', flush=True)
 print('/home/some' + 'body/warning.py:3: a warning', file=sys.stderr)"""
 RUN = """import json, pathlib
-from cnn_xray import narrate
+from cnn_xray.report import words
 folder = pathlib.Path(p.runs) / f'seed{p.seed}'
 folder.mkdir(parents=True, exist_ok=True)
 record = {'parameters': {'crop': p.crop}, 'metrics': {'test_auc': 0.975}, 'device': 'Abacus'}
 (folder / 'run.json').write_text(json.dumps(record))
-narrate.uses_run(folder.name)
-narrate.uses_run(folder.name)"""
+words.uses_run(folder.name)
+words.uses_run(folder.name)"""
 FIGURE = """from matplotlib import pyplot as plt
 figure, axes = plt.subplots()
 axes.set_title('Two "dots" & a line')
-narrate.show(figure)
-narrate.say(f'''
+words.show(figure)
+words.say(f'''
     ## What it *shows*
     A crop of **{p.crop:g}**.
     ''')"""
@@ -48,17 +48,17 @@ def project(tmp_path_factory):
     return folder
 
 
-def build(project: Path, only=(), **given) -> tuple[Path, str]:
+def report_of(project: Path, only=(), **given) -> tuple[Path, str]:
     terminal = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        index = report.build(given, "", Path("reports"), only, terminal)
+        index = build.build(given, "", Path("reports"), only, terminal)
     return project / index.parent, terminal.getvalue()
 
 
 @pytest.fixture(scope="module")
 def built(project):
-    return build(project, crop=0.1)
+    return report_of(project, crop=0.1)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -95,7 +95,7 @@ def test_runs_csv_has_one_row_a_run(built):
 
 def test_runs_csv_of_no_run_is_an_empty_table(tmp_path):
     write(tmp_path / "notebooks" / "01_data_audit.ipynb", AUDIT)
-    folder, _ = build(tmp_path)
+    folder, _ = report_of(tmp_path)
     assert list(pd.read_csv(folder / "runs.csv").columns) == ["run"]
     assert "<h2>Runs</h2>" not in (folder / "index.html").read_text()
 
@@ -126,7 +126,7 @@ def test_code_and_logs_are_folded_and_warnings_left_out(built):
     folded = re.findall(r"<details.*?</details>", page, flags=re.DOTALL)
     open_text = re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
     assert any("epoch 2" in part and "log, 3 lines" in part for part in folded)
-    assert "epoch 2" not in open_text and "learning_rate" not in open_text and "narrate" not in open_text
+    assert "epoch 2" not in open_text and "learning_rate" not in open_text and "words" not in open_text
     assert "What it <em>shows</em></h2>" in open_text and "<strong>0.1</strong>" in open_text
     assert "alt='Two \"dots\" &amp; a line'" in open_text
     assert "/home/somebody" not in page
@@ -145,12 +145,12 @@ def test_executed_notebooks_tell_nothing_of_this_machine(built, project):
 
 def test_the_same_again_is_the_same_to_the_byte(built, project):
     before = files(built[0])
-    assert files(build(project, crop=0.1)[0]) == before
+    assert files(report_of(project, crop=0.1)[0]) == before
 
 
 def test_a_failure_leaves_the_earlier_report(built, project):
     before = files(built[0])
-    failing = write(project / "notebooks" / "03_attention.ipynb", "from cnn_xray.errors import InputError")
+    failing = write(project / "notebooks" / "03_attention.ipynb", "from cnn_xray import InputError")
     try:
         for code, kind, sentence in (
             (
@@ -161,9 +161,9 @@ def test_a_failure_leaves_the_earlier_report(built, project):
             ("1 / 0", NotebookError, "^03_attention failed in cell 4: ZeroDivisionError: division by zero$"),
             ("import os\nos._exit(9)", NotebookError, "^The kernel of 03_attention died"),
         ):
-            write(failing, "from cnn_xray.errors import InputError", code)
+            write(failing, "from cnn_xray import InputError", code)
             with pytest.raises(kind, match=sentence) as caught:
-                build(project, only=["03"])
+                report_of(project, only=["03"])
         assert not isinstance(caught.value, InputError)
     finally:
         failing.unlink()
@@ -173,10 +173,10 @@ def test_a_failure_leaves_the_earlier_report(built, project):
 
 def test_notebooks_are_picked_by_how_their_names_begin(project, monkeypatch):
     monkeypatch.chdir(project)
-    assert [path.stem for path in report.chosen_notebooks([])] == ["01_data_audit", "02_train"]
-    assert [path.stem for path in report.chosen_notebooks(["02"])] == ["02_train"]
+    assert [path.stem for path in build.chosen_notebooks([])] == ["01_data_audit", "02_train"]
+    assert [path.stem for path in build.chosen_notebooks(["02"])] == ["02_train"]
     with pytest.raises(InputError, match="begins with '07'; there are 01_data_audit, 02_train"):
-        report.chosen_notebooks(["01", "07"])
+        build.chosen_notebooks(["01", "07"])
 
 
 def test_a_report_is_named_after_its_data(tmp_path, monkeypatch):
@@ -185,10 +185,10 @@ def test_a_report_is_named_after_its_data(tmp_path, monkeypatch):
     (tmp_path / "chest xray" / "manifest.csv").touch()
     monkeypatch.chdir(tmp_path / "chest xray")
     names = {"phantom": "phantom", ".": "chest-xray", "../chest xray/": "chest-xray", "../films.csv": "films"}
-    assert {data: report.default_name(data) for data in names} == names
-    assert report.default_name("manifest.csv") == "chest-xray"
+    assert {data: build.default_name(data) for data in names} == names
+    assert build.default_name("manifest.csv") == "chest-xray"
     with pytest.raises(InputError, match="report's name is '../x'"):
-        report.build({}, "../x", tmp_path, [], io.StringIO())
+        build.build({}, "../x", tmp_path, [], io.StringIO())
 
 
 def test_the_kernel_is_this_interpreters_own(tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_the_kernel_is_this_interpreters_own(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
     write(tmp_path / "notebooks" / "01_data_audit.ipynb", "import sys\nprint(sys.executable)")
-    _, terminal = build(tmp_path)
+    _, terminal = report_of(tmp_path)
     assert sys.executable in terminal.splitlines()
 
 
@@ -208,11 +208,11 @@ def test_a_drawing_is_png_and_a_photograph_jpeg(monkeypatch):
     from matplotlib.figure import Figure
 
     published = []
-    monkeypatch.setattr(narrate, "display", lambda data, **options: published.append((data, options)))
+    monkeypatch.setattr(words, "display", lambda data, **options: published.append((data, options)))
     for pixels in (np.zeros((300, 300)), np.random.default_rng(0).random((300, 300))):
         figure = Figure()
         figure.subplots().imshow(pixels)
-        narrate.show(figure, alt="pixels")
+        words.show(figure, alt="pixels")
     assert [kind for data, _ in published for kind in data if "image" in kind] == ["image/png", "image/jpeg"]
     assert published[1][1]["metadata"] == {"image/jpeg": {"alt": "pixels"}}
 
@@ -221,7 +221,7 @@ def test_a_table_marks_numbers_and_escapes_text():
     frame = pd.DataFrame(
         {"n": [1200, 3], "AUC": [0.9715, None], "who": ["<b>", None], "ok": [True, False]}, index=["a", "b"]
     )
-    html = narrate.table_html(frame, "Runs & scores", digits=2)
+    html = words.table_html(frame, "Runs & scores", digits=2)
     assert html.startswith("<table><caption>Runs &amp; scores</caption>")
     rows = re.findall(r"<tr>.*?</tr>", html)
     assert rows[1] == (
@@ -232,17 +232,17 @@ def test_a_table_marks_numbers_and_escapes_text():
 
 def test_a_table_with_two_unnamed_levels_keeps_both():
     frame = pd.DataFrame({"AUC": [0.5]}, index=pd.MultiIndex.from_tuples([("border", "conflict")]))
-    assert "<td>border</td><td>conflict</td>" in narrate.table_html(frame)
+    assert "<td>border</td><td>conflict</td>" in words.table_html(frame)
 
 
 def test_an_index_that_only_counts_is_left_out_but_a_named_one_is_shown():
     frame = pd.DataFrame({"AUC": [0.5]})
-    assert narrate.table_html(frame).count("<td") == 1
-    assert '<th class="number">seed</th>' in narrate.table_html(frame.rename_axis("seed"))
+    assert words.table_html(frame).count("<td") == 1
+    assert '<th class="number">seed</th>' in words.table_html(frame.rename_axis("seed"))
 
 
 @pytest.mark.parametrize(
     ("p", "shown"), [(0.0004, "< 0.001"), (0.001, "0.001"), (0.0471, "0.047"), (float("nan"), "–")]
 )
 def test_a_small_p_is_not_shown_as_zero(p, shown):
-    assert narrate.p_value(p) == shown
+    assert words.p_value(p) == shown

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray import network, sanity
+from cnn_xray import cam, network
 from cnn_xray.parameters import TrainParameters
 
 P = TrainParameters(image_size=64, width=4, seed=3)
@@ -30,7 +30,7 @@ def films():
 
 @pytest.fixture(scope="module")
 def table(model, films):
-    return sanity.cascade(model, films, seed=5)
+    return cam.parameter_randomisation(model, films, seed=5)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def table(model, films):
 )
 def test_agreement_by_hand(other, expected):
     other = np.array([other])
-    assert sanity.agreement(ONE_TO_FOUR, other) == pytest.approx([expected], nan_ok=True)
-    assert sanity.agreement(other, ONE_TO_FOUR) == pytest.approx([expected], nan_ok=True)
+    assert cam.rank_agreement(ONE_TO_FOUR, other) == pytest.approx([expected], nan_ok=True)
+    assert cam.rank_agreement(other, ONE_TO_FOUR) == pytest.approx([expected], nan_ok=True)
 
 
 def test_agreement_is_that_of_scipy_image_by_image():
@@ -57,8 +57,8 @@ def test_agreement_is_that_of_scipy_image_by_image():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 9, (2, 7, 4, 5)).astype(float)
     expected = [spearmanr(x.ravel(), y.ravel()).statistic for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(sanity.agreement(a, b), expected)
-    assert sanity.agreement(a, a).tolist() == [1] * 7
+    np.testing.assert_allclose(cam.rank_agreement(a, b), expected)
+    assert cam.rank_agreement(a, a).tolist() == [1] * 7
 
 
 def test_the_cascade_goes_from_the_logit_down_to_the_first_convolution(table, model):
@@ -77,31 +77,31 @@ def test_the_maps_fall_apart_as_weights_are_drawn_anew(table):
 
 def test_the_network_is_left_as_it_was(model, films):
     before = [w.copy() for w in model.get_weights()]
-    sanity.cascade(model, films[:2], seed=5)
+    cam.parameter_randomisation(model, films[:2], seed=5)
     for was, now in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(was, now)
 
 
 def test_the_same_seed_gives_the_same_table_and_another_does_not(model, films, table):
-    pd.testing.assert_frame_equal(sanity.cascade(model, films, seed=5), table, atol=1e-5)
-    other = sanity.cascade(model, films, seed=6)
+    pd.testing.assert_frame_equal(cam.parameter_randomisation(model, films, seed=5), table, atol=1e-5)
+    other = cam.parameter_randomisation(model, films, seed=6)
     assert (other["signed"] - table["signed"]).iloc[1:].abs().max() > 1e-3
 
 
 def test_the_seed_of_the_training_does_not_draw_the_first_weights_again(films):
-    found = sanity.cascade(network.build(P), films, seed=P.seed)
+    found = cam.parameter_randomisation(network.build(P), films, seed=P.seed)
     assert (found["signed"].iloc[1:] < 0.99).all()
 
 
 def test_a_normalisation_is_drawn_anew_with_its_convolution(model):
-    groups = sanity._groups(model)
-    assert groups[0] == ["conv0a", "norm0a"] and groups[-2:] == [["conv1c", "norm1c"], ["logit"]]
-    assert sum(len(group) for group in groups) == sum(bool(layer.weights) for layer in model.layers)
+    rows = cam.parameter_randomisation(model, np.zeros((1, 64, 64), np.uint8), seed=5).index
+    convolutions = [layer.name for layer in model.layers if layer.name.startswith("conv")]
+    assert rows.tolist() == ["none", "logit", *reversed(convolutions)]
 
 
 def test_constant_maps_are_left_out_and_counted():
     maps = np.concatenate([ONE_TO_FOUR, np.zeros((1, 2, 2)), [[[1.0, -1], [1, -1]]]])
-    row = sanity._compare(maps, maps)  # the third is constant once its sign is gone
+    row = cam._agreement_row(maps, maps)  # the third is constant once its sign is gone
     assert row == {"signed": 1, "absolute": 1, "signed_left_out": 1, "absolute_left_out": 2}
-    nothing = sanity._compare(maps, np.zeros_like(maps))
+    nothing = cam._agreement_row(maps, np.zeros_like(maps))
     assert np.isnan([nothing["signed"], nothing["absolute"]]).all() and nothing["signed_left_out"] == 3

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from cnn_xray.errors import InputError
-from cnn_xray.scores import (
+from cnn_xray import InputError
+from cnn_xray.metrics import (
     METRICS,
     auc_with_interval,
     classification_metrics,
+    metrics_with_intervals,
     sensitivity_threshold,
     weighted_auc,
-    with_intervals,
     youden_threshold,
 )
 from cnn_xray.statistics import bootstrap_p, bootstrap_weights
@@ -83,7 +83,7 @@ def test_vectorised_auc_equals_scikit_learn_with_ties_and_weights():
 
 def test_intervals_equal_those_from_scikit_learn_on_resampled_images():
     labels, probabilities, patients = tied_data()
-    table = with_intervals(labels, probabilities, patients, threshold=0.5, n=200, seed=2)
+    table = metrics_with_intervals(labels, probabilities, patients, threshold=0.5, n=200, seed=2)
     rows = []
     for w in bootstrap_weights(patients, n=200, seed=2):
         drawn = np.repeat(np.arange(len(labels)), w)
@@ -97,28 +97,28 @@ def test_intervals_equal_those_from_scikit_learn_on_resampled_images():
 
 def test_replicates_that_lack_a_class_are_left_out_of_the_interval():
     # Two patients, one a class: a quarter of the replicates has no negative, a quarter no positive.
-    table = with_intervals([1, 0], [0.9, 0.8], ["a", "b"], n=100)
+    table = metrics_with_intervals([1, 0], [0.9, 0.8], ["a", "b"], n=100)
     assert list(table.loc["auc"]) == [1, 1, 1]
     assert list(table.loc["f1"]) == pytest.approx([2 / 3, 2 / 3, 2 / 3])
     assert list(table.loc["accuracy"]) == [0.5, 0, 1]  # defined on every replicate
 
 
 def test_one_patient_gives_values_without_intervals():
-    table = with_intervals(LABELS, PROBABILITIES, ["a"] * 5)
+    table = metrics_with_intervals(LABELS, PROBABILITIES, ["a"] * 5)
     assert table["value"].notna().all() and table[["low", "high"]].isna().all(axis=None)
 
 
 def test_intervals_are_reproducible_from_the_seed():
     data = tied_data()
-    table = with_intervals(*data, n=100, seed=5)
-    assert table.equals(with_intervals(*data, n=100, seed=5))
-    assert not table.equals(with_intervals(*data, n=100, seed=6))
+    table = metrics_with_intervals(*data, n=100, seed=5)
+    assert table.equals(metrics_with_intervals(*data, n=100, seed=5))
+    assert not table.equals(metrics_with_intervals(*data, n=100, seed=6))
 
 
 def test_auc_estimate_agrees_with_the_table():
     data = tied_data()
     result = auc_with_interval(*data, n=300)
-    row = with_intervals(*data, n=300).loc["auc"]
+    row = metrics_with_intervals(*data, n=300).loc["auc"]
     assert (result.value, result.low, result.high) == pytest.approx(tuple(row)) and result.n == 120
     assert math.isnan(auc_with_interval([1, 1], [0.3, 0.4], ["a", "b"]).value)
 
@@ -181,7 +181,7 @@ def test_bad_input_is_refused_with_the_row(labels, probabilities, message):
 
 def test_more_bad_input():
     with pytest.raises(InputError, match=r"patients \(1,\)"):
-        with_intervals([0, 1], [0.1, 0.2], ["a"])
+        metrics_with_intervals([0, 1], [0.1, 0.2], ["a"])
     with pytest.raises(InputError, match="both classes"):
         youden_threshold([1, 1], [0.1, 0.2])
     with pytest.raises(InputError, match="label 1"):

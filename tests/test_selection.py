@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cnn_xray import images
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, images
 from cnn_xray.parameters import TrainParameters
 
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "ablation.py"

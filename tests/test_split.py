@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray.errors import InputError
-from cnn_xray.split import patients_in_two_splits, validation_split
+from cnn_xray import InputError
+from cnn_xray.data import patients_in_two_splits, validation_split
 
 
 def table(rows: list[tuple[str, int, str]]) -> pd.DataFrame:

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 from sklearn import metrics
 
-from cnn_xray.errors import InputError
-from cnn_xray.scores import weighted_auc
+from cnn_xray import InputError
+from cnn_xray.metrics import weighted_auc
 from cnn_xray.statistics import (
     REPLICATES,
     Comparison,

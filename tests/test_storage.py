@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn_xray import storage
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, storage
 
 
 def names(folder: Path) -> list[str]:
@@ -107,7 +106,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_old_file(tmp_path):
     code = """if True:
         import resource, sys
         from pathlib import Path
-        from cnn_xray.errors import InputError
+        from cnn_xray import InputError
         from cnn_xray.storage import atomic_folder, atomic_write
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         for number in range(2):
@@ -149,7 +148,7 @@ def test_a_read_only_folder_is_named(tmp_path):
     code = """if True:
         import os, sys
         from pathlib import Path
-        from cnn_xray.errors import InputError
+        from cnn_xray import InputError
         from cnn_xray.storage import atomic_folder, atomic_write
         locked = Path(sys.argv[1], "locked")
         locked.mkdir(mode=0o555)

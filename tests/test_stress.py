@@ -12,12 +12,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from cnn_xray import stress
-from cnn_xray.dataset import Dataset
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, stress
+from cnn_xray.data import Dataset
+from cnn_xray.geometry import View
 from cnn_xray.statistics import interval, sample_and_replicates
 from cnn_xray.stress import PROPERTIES, discordant_auc, left_out, left_out_auc, properties, suspicion, without_strata
-from cnn_xray.view import View
 
 
 def people(n: int) -> list[str]:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from cnn_xray import backend, network, training
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, backend, network, training
 from cnn_xray.parameters import TrainParameters
 
 SMALL = TrainParameters(image_size=32, width=8, epochs=3, batch_size=16, seed=2)

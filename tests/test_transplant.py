@@ -6,11 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cnn_xray import transplant
-from cnn_xray.dataset import Dataset
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, interventions
+from cnn_xray.data import Dataset
+from cnn_xray.geometry import FRAME, Placement, View
 from cnn_xray.statistics import cluster_mean
-from cnn_xray.view import FRAME, Placement, View
 
 # Rings of two NORMAL and two PNEUMONIA films, as grey / 10 − 5: logits −4, −3, −1, 3.
 LABELS = np.array([0, 0, 1, 1])
@@ -39,7 +38,7 @@ def of_both(images):
 
 @pytest.fixture(autouse=True)
 def networks_are_functions_of_the_pixels(monkeypatch):
-    monkeypatch.setattr(transplant, "predict", lambda model, images: model(images).astype(np.float32))
+    monkeypatch.setattr(interventions, "predict", lambda model, images: model(images).astype(np.float32))
 
 
 def films(rings=RINGS, centres=CENTRES, labels=LABELS, patients=None, lungs=CENTRE) -> Dataset:
@@ -54,14 +53,14 @@ def films(rings=RINGS, centres=CENTRES, labels=LABELS, patients=None, lungs=CENT
 def exchanged(model, data, region, width=0.25, count=2, seed=0):
     labels, patients = data.table["label"].to_numpy(), data.table["patient"].to_numpy()
     rows = np.arange(len(labels))
-    pairs = transplant.donors(labels, patients, count, seed)
-    return transplant.exchange(model, data, rows, pairs, region, width)
+    pairs = interventions.donor_pairs(labels, patients, count, seed)
+    return interventions.swapped(model, data, rows, pairs, region, width)
 
 
 def relied(model, data, region, width=0.25, count=2):
     labels, patients = data.table["label"].to_numpy(), data.table["patient"].to_numpy()
     found = exchanged(model, data, region, width, count)
-    return transplant.reliance(found, labels, model(data.pixels), patients)
+    return interventions.reliance(found, labels, model(data.pixels), patients)
 
 
 def by_hand(recipient, donor, cross, change, z=0.0):
@@ -72,7 +71,7 @@ def by_hand(recipient, donor, cross, change, z=0.0):
 
 def test_donors_are_of_other_patients_and_as_many_as_asked_of_either_class():
     labels, patients = np.array([0] * 9 + [1] * 12), np.array([f"p{i // 2}" for i in range(21)])
-    pairs = transplant.donors(labels, patients, 4, seed=1)
+    pairs = interventions.donor_pairs(labels, patients, 4, seed=1)
     assert (patients[pairs["recipient"]] != patients[pairs["donor"]]).all()
     assert ((labels[pairs["recipient"]] != labels[pairs["donor"]]) == pairs["cross"]).all()
     assert (pairs.groupby(["recipient", "cross"]).size() == 4).all() and len(pairs) == 21 * 2 * 4
@@ -83,7 +82,7 @@ def test_donors_are_of_other_patients_and_as_many_as_asked_of_either_class():
 @pytest.mark.parametrize("count", [1, 4])
 def test_every_film_gives_about_equally_often(count):
     labels = np.array([0] * 13 + [1] * 20)
-    pairs = transplant.donors(labels, np.arange(33), count, seed=2)
+    pairs = interventions.donor_pairs(labels, np.arange(33), count, seed=2)
     giver = labels[pairs["donor"]]
     for arm in (True, False):
         for label in (0, 1):
@@ -93,7 +92,7 @@ def test_every_film_gives_about_equally_often(count):
 
 
 def test_fewer_donors_are_used_where_there_are_not_so_many():
-    pairs = transplant.donors(LABELS, np.array(list("aabc")), 5, seed=0)
+    pairs = interventions.donor_pairs(LABELS, np.array(list("aabc")), 5, seed=0)
     given = pairs.groupby(["recipient", "cross"])["donor"].apply(sorted).to_dict()
     # The NORMAL films are one patient's, so neither has a donor of its own class.
     both = {(0, True): [2, 3], (1, True): [2, 3], (2, True): [0, 1], (3, True): [0, 1]}
@@ -102,11 +101,11 @@ def test_fewer_donors_are_used_where_there_are_not_so_many():
 
 def test_the_seed_decides_who_gives():
     labels, patients = np.array([0, 1] * 10), np.arange(20)
-    pairs = transplant.donors(labels, patients, 3, seed=5)
-    assert pairs.equals(transplant.donors(labels, patients, 3, seed=5))
-    assert not pairs.equals(transplant.donors(labels, patients, 3, seed=6))
+    pairs = interventions.donor_pairs(labels, patients, 3, seed=5)
+    assert pairs.equals(interventions.donor_pairs(labels, patients, 3, seed=5))
+    assert not pairs.equals(interventions.donor_pairs(labels, patients, 3, seed=6))
     shuffled = pd.Series(labels, index=np.arange(20)[::-1])  # a column's index is no row number
-    assert pairs.equals(transplant.donors(shuffled, patients, 3, seed=5))
+    assert pairs.equals(interventions.donor_pairs(shuffled, patients, 3, seed=5))
 
 
 def test_tau_and_flips_of_four_films_worked_by_hand():
@@ -163,7 +162,7 @@ def test_what_the_seam_does_cancels_between_the_arms():
     data = films(levels, levels, np.repeat([0, 1], 12))
     pairs = exchanged(of_seam, data, "outer ring")
     assert (pairs["composite"] - pairs["z"] == 7).all()
-    found = transplant.reliance(pairs, data.table["label"], of_seam(data.pixels), data.table["patient"])
+    found = interventions.reliance(pairs, data.table["label"], of_seam(data.pixels), data.table["patient"])
     for name in ("R", "tau NORMAL", "tau PNEUMONIA"):
         assert (found[name].value, found[name].low, found[name].high, found[name].p) == (0, 0, 0, 1)
 
@@ -180,7 +179,7 @@ def test_all_but_the_lungs_of_either_film_is_exchanged():
     pairs = pd.DataFrame({"recipient": [0], "donor": [1], "cross": [False]})
     data = films([50] * 4, [50, 200, 0, 0], lungs=lungs)
     data.pixels[1] = 200
-    transplant.exchange(watched, data, np.arange(4), pairs, "outside the lungs", 0.125)
+    interventions.swapped(watched, data, np.arange(4), pairs, "outside the lungs", 0.125)
     (composite,) = next(images for images in seen if len(images) == 1)
     assert (composite[:2] == 50).all() and (composite[6:] == 50).all() and (composite[2:6] == 200).all()
 
@@ -195,7 +194,7 @@ def test_pairs_without_lung_masks_are_left_out_and_counted():
     assert sorted(zip(pairs["recipient"], pairs["donor"], strict=True)) == [
         (i, j) for i in (0, 2, 3, 4) for j in (0, 2, 3, 4) if i != j
     ]
-    assert transplant.counts(pairs, labels).to_dict("index") == {
+    assert interventions.pair_counts(pairs, labels).to_dict("index") == {
         "NORMAL": {
             "films": 3, "pairs cross": 4, "pairs same": 2,
             "films without cross": 1, "films without same": 1, "films without tau": 1,
@@ -205,7 +204,7 @@ def test_pairs_without_lung_masks_are_left_out_and_counted():
             "films without cross": 0, "films without same": 0, "films without tau": 0,
         },
     }  # fmt: skip
-    found = transplant.reliance(pairs, labels, of_ring(data.pixels), data.table["patient"])
+    found = interventions.reliance(pairs, labels, of_ring(data.pixels), data.table["patient"])
     # As in the four films above: the odd one without a mask counts neither in τ nor in the class difference.
     assert found["R"].value == pytest.approx(1) and found["R"].n == 4
     assert found["tau NORMAL"].value == pytest.approx(4.5) and found["tau NORMAL"].n == 2
@@ -214,7 +213,7 @@ def test_pairs_without_lung_masks_are_left_out_and_counted():
 def test_a_film_without_one_of_the_arms_does_not_bend_tau():
     # Films 0 and 1 gain 2 − 1; film 2, with a cross donor alone, would add 1000.
     pairs = by_hand([0, 0, 1, 1, 2], [3, 1, 4, 0, 3], [True, False] * 2 + [True], [2, 1, 2, 1, 1000])
-    found = transplant.reliance(pairs, np.array([0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1]), np.arange(5))
+    found = interventions.reliance(pairs, np.array([0, 0, 0, 1, 1]), np.array([0, 0, 0, 1, 1]), np.arange(5))
     assert found["tau NORMAL"].value == 1 and found["tau NORMAL"].n == 2
     assert found["flips cross NORMAL"].n == 3 and found["flips same NORMAL"].n == 2
     assert math.isnan(found["tau PNEUMONIA"].value) and found["tau PNEUMONIA"].n == 0
@@ -223,17 +222,17 @@ def test_a_film_without_one_of_the_arms_does_not_bend_tau():
 def test_every_film_counts_once_however_many_donors_it_has():
     # Film 0: mean of 1 and 3, film 1: 8; not the mean of all three.
     pairs = by_hand([0, 0, 0, 1, 1], [2, 3, 1, 2, 0], [True, True, False, True, False], [1, 3, 0, 8, 0])
-    found = transplant.reliance(pairs, LABELS, Z, PEOPLE)
+    found = interventions.reliance(pairs, LABELS, Z, PEOPLE)
     assert found["tau NORMAL"].value == pytest.approx((2 + 8) / 2)
     assert found["flips cross NORMAL"].value == 1 and found["flips same NORMAL"].value == 0
 
 
 def test_the_recipients_own_levels_do_not_widen_the_interval():
     labels, patients = np.array([0, 1] * 15), np.arange(30)
-    pairs = transplant.donors(labels, patients, 3, seed=0)
+    pairs = interventions.donor_pairs(labels, patients, 3, seed=0)
     z = np.random.default_rng(0).normal(0, 100, 30)[pairs["recipient"]]
     composite = np.where(pairs["cross"], 1, 0)  # whatever the film was, the donor's class decides: τ = 1 or −1
-    found = transplant.reliance(pairs.assign(z=z, composite=composite), labels, labels, patients)
+    found = interventions.reliance(pairs.assign(z=z, composite=composite), labels, labels, patients)
     # Donors have no spread of their own, so neither has τ (in float32, at levels of 100).
     for name, tau in (("tau NORMAL", 1), ("tau PNEUMONIA", -1)):
         assert (found[name].value, found[name].low, found[name].high) == pytest.approx((tau,) * 3, abs=1e-3)
@@ -248,7 +247,7 @@ def test_one_class_or_one_patient_gives_nothing_and_says_so(labels, patients):
     for name in FIGURES[:3]:
         assert np.isnan([found[name].value, found[name].low, found[name].high, found[name].p]).all()
         assert found[name].n == 0
-    counted = transplant.counts(exchanged(of_ring, data, "outer ring"), np.array(labels))
+    counted = interventions.pair_counts(exchanged(of_ring, data, "outer ring"), np.array(labels))
     assert counted["films without tau"].sum() == 4 and counted["films"].sum() == 4
     assert counted["pairs cross"].sum() == 0
 
@@ -265,7 +264,7 @@ def test_a_class_of_one_patient_has_flips_but_no_tau_and_leaves_r_undefined():
 @pytest.mark.parametrize("logits", [-Z, np.zeros(4)])
 def test_r_is_undefined_without_a_class_difference_to_share_out(logits):
     pairs = exchanged(of_ring, films(), "outer ring")
-    found = transplant.reliance(pairs, LABELS, logits, PEOPLE)
+    found = interventions.reliance(pairs, LABELS, logits, PEOPLE)
     # Some replicates of −Z might have a difference; an undefined value has no interval all the same.
     assert np.isnan([found["R"].value, found["R"].low, found["R"].high, found["R"].p]).all()
     assert found["tau NORMAL"].value == pytest.approx(4.5)
@@ -289,9 +288,9 @@ def test_the_interval_covers_the_mean_over_donors_and_recipients_alone_do_not():
     covered, too_narrow, simulations = 0, 0, 80
     for seed in range(simulations):
         effect = rng.normal(size=40) + labels  # of the donor; τ of NORMAL films is 1 in the long run
-        pairs = transplant.donors(labels, people, 4, seed)
+        pairs = interventions.donor_pairs(labels, people, 4, seed)
         pairs = pairs.assign(z=0.0, composite=effect[pairs["donor"]])
-        tau = transplant.reliance(pairs, labels, labels, people, seed)["tau NORMAL"]
+        tau = interventions.reliance(pairs, labels, labels, people, seed)["tau NORMAL"]
         arms = pairs[pairs["recipient"] < 20].groupby(["recipient", "cross"])["composite"].mean().unstack()
         alone = cluster_mean(arms[True] - arms[False], people[:20], n=300, seed=seed)
         assert tau.value == pytest.approx(alone.value, abs=1e-5)
@@ -308,17 +307,17 @@ def test_the_same_seed_gives_the_same_table_and_figures():
     pd.testing.assert_frame_equal(first, again)
     assert not first.equals(other)
     labels, patients = data.table["label"], data.table["patient"]
-    results = [transplant.reliance(first, labels, labels, patients, seed)["tau NORMAL"] for seed in (1, 1, 2)]
+    results = [interventions.reliance(first, labels, labels, patients, seed)["tau NORMAL"] for seed in (1, 1, 2)]
     assert results[0] == results[1] != results[2]
 
 
 def test_batches_and_rows_leave_the_table_as_it_is(monkeypatch):
     data = films()
     whole = exchanged(of_both, data, "outside the lungs")
-    monkeypatch.setattr(transplant, "CHUNK", 3)
+    monkeypatch.setattr(interventions, "_CHUNK", 3)
     pd.testing.assert_frame_equal(exchanged(of_both, data, "outside the lungs"), whole)
     pairs = pd.DataFrame({"recipient": [1], "donor": [0], "cross": [True]})
-    (line,) = transplant.exchange(of_ring, data, np.array([0, 3]), pairs, "outer ring", 0.25).to_dict("records")
+    (line,) = interventions.swapped(of_ring, data, np.array([0, 3]), pairs, "outer ring", 0.25).to_dict("records")
     assert line == {
         "recipient": 1, "donor": 0, "cross": True, "recipient_label": 1, "recipient_patient": "p3",
         "donor_label": 0, "donor_patient": "p0", "z": 3, "composite": -4,
@@ -328,27 +327,29 @@ def test_batches_and_rows_leave_the_table_as_it_is(monkeypatch):
 @pytest.mark.parametrize(("region", "width"), [("outer ring", 0.05), ("inner ring", 0.07)])
 def test_a_ring_without_a_whole_pixel_is_refused_not_a_silent_zero(region, width):
     with pytest.raises(InputError, match=f"ring is {width}: the {region} of a film of 8 px has no whole pixel"):
-        transplant.masks(region, films(), width)
+        interventions.region_mask(region, films(), width)
 
 
 def test_a_region_that_these_films_do_not_have_is_refused():
     with pytest.raises(InputError, match="no region 'inner circle'; choose one of outer ring, ring outside"):
-        transplant.masks("inner circle", films(), 0.1)
+        interventions.region_mask("inner circle", films(), 0.1)
     for region in ("lung box", "outside the lungs"):
         with pytest.raises(InputError, match=f"'{region}' needs lung masks"):
-            transplant.masks(region, films(lungs=None), 0.1)
-    assert all(transplant.masks(name, films(), 0.1) is not None for name in transplant.REGIONS if name[:3] != "out")
+            interventions.region_mask(region, films(lungs=None), 0.1)
+    assert all(
+        interventions.region_mask(name, films(), 0.1) is not None for name in interventions.REGIONS if name[:3] != "out"
+    )
 
 
 def test_a_keras_network_is_scored_like_the_function_it_computes(monkeypatch):
     from cnn_xray import backend, training
 
     keras = backend.start()
-    monkeypatch.setattr(transplant, "predict", training.predict)
+    monkeypatch.setattr(interventions, "predict", training.predict)
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
     weights = np.where(CENTRE, 0, 0.1 / (~CENTRE).sum()).reshape(64, 1)
     model.layers[-1].set_weights([weights, np.array([-5.0])])
-    found = transplant.reliance(exchanged(model, films(), "outer ring"), LABELS, Z, PEOPLE)
+    found = interventions.reliance(exchanged(model, films(), "outer ring"), LABELS, Z, PEOPLE)
     assert found["R"].value == pytest.approx(1, abs=1e-5)
     assert found["tau NORMAL"].value == pytest.approx(4.5, abs=1e-4)
 
@@ -359,7 +360,7 @@ def test_the_ring_outside_the_lungs_leaves_lungs_in_the_ring_alone():
     lungs[1, 6:] = True
     data = films([10, 200], [10, 200], labels=np.array([0, 1]), lungs=lungs)
     data.pixels[0], data.pixels[1] = 10, 200
-    (one,) = transplant.composites(data, np.array([0]), np.array([1]), "ring outside the lungs", 0.125)
+    (one,) = interventions.composites(data, np.array([0]), np.array([1]), "ring outside the lungs", 0.125)
     assert (one[:, :2] == 10).all() and (one[6:] == 10).all()  # lungs of either stay
     assert (one[0, 3:] == 200).all()  # the rest of the ring is the donor's
     assert (one[3:5, 3:5] == 10).all()

@@ -122,4 +122,4 @@ def test_a_value_without_an_interval_is_not_shown_and_no_value_is_not_available(
     ],
 )
 def test_the_sentence_on_harm_depends_on_where_the_shortcut_is(pattern, planted, sentence):
-    assert sentence in verdict.harm(judged(pattern), planted)
+    assert sentence in verdict.harm_sentence(judged(pattern), planted)

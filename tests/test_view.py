@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cnn_xray.view import FRAME, Placement, View, area_mean, rectangle, ring, to_frame
+from cnn_xray.geometry import FRAME, Placement, View, area_mean, border_cells, rectangle, to_frame
 
 
 def test_crop_cuts_the_fraction_from_every_side():
@@ -81,6 +81,6 @@ def test_area_mean_is_exact_where_cells_and_pixels_do_not_divide():
 
 
 def test_ring_of_one_cell_and_of_half_a_cell():
-    np.testing.assert_allclose(ring(0.25, (4, 4)), [[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]])
-    np.testing.assert_allclose(ring(0.125, (4, 4))[1], [0.5, 0, 0, 0.5])
-    assert ring(0.1, (16, 16)).mean() == pytest.approx(1 - 0.8**2)
+    np.testing.assert_allclose(border_cells(0.25, (4, 4)), [[1, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, 1], [1, 1, 1, 1]])
+    np.testing.assert_allclose(border_cells(0.125, (4, 4))[1], [0.5, 0, 0, 0.5])
+    assert border_cells(0.1, (16, 16)).mean() == pytest.approx(1 - 0.8**2)

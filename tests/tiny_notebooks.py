@@ -7,8 +7,7 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from cnn_xray.parameters import NOTEBOOKS
-from cnn_xray.strict import parameters_cell
+from cnn_xray.parameters import NOTEBOOKS, parameters_cell
 
 
 def write(path: Path, *code: str, kind: str = "") -> Path:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from cnn_xray.errors import InputError
+from cnn_xray import InputError
 
 KINDS = {
     "border": ("marker", "text", "collimation", "exposure", "tubing", "vignette"),

@@ -8,6 +8,12 @@ logit and s = +1 for NORMAL, −1 for PNEUMONIA:
 
 R is the share of the network's own class difference that moves with the region: 1 for the whole film, 0 for a
 region that tells it nothing. A film without a donor in either arm has no τ_i and counts in neither part of R.
+
+Occlusion: what the decision loses when the ring is hidden, beside equal areas inside.
+
+What is hidden must be painted with something, and every paint is a film of its own that the network never saw
+(Hooker et al. 2019, arXiv 1806.10758); so there are three, and the interior undergoes the same. A drop says that the
+area matters for this film, not that it tells the classes apart: for that see the class-crossed transplant.
 """
 
 from __future__ import annotations
@@ -15,24 +21,23 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from cnn_xray import regions
-from cnn_xray.dataset import Dataset
-from cnn_xray.errors import InputError
-from cnn_xray.manifest import CLASSES
-from cnn_xray.regions import blend
-from cnn_xray.statistics import Comparison, compare, estimate, sample_and_replicates
+from cnn_xray import InputError, geometry
+from cnn_xray.data import CLASSES, Dataset
+from cnn_xray.geometry import FRAME, SEAM, blend, shrunk
+from cnn_xray.statistics import Comparison, compare, estimate, paired_difference, sample_and_replicates
 from cnn_xray.training import predict
 
-CHUNK = 512  # composites held at a time
+_CHUNK = 512  # composites held at a time
 REGIONS = ("outer ring", "ring outside the lungs", "inner ring", "outside the lungs", "lung box")
 _ARMS = {"cross": True, "same": False}
 
 
-def donors(labels: np.ndarray, patients: np.ndarray, count: int, seed: int) -> pd.DataFrame:
+def donor_pairs(labels: np.ndarray, patients: np.ndarray, count: int, seed: int) -> pd.DataFrame:
     """Who gives to whom: one row a pair, columns recipient, donor (row numbers), cross (bool).
 
     labels (N,) in {0, 1}, patients (N,). Every film gets ``count`` donors of the other class and as many of its own,
@@ -56,7 +61,7 @@ def donors(labels: np.ndarray, patients: np.ndarray, count: int, seed: int) -> p
     return table.sort_values(["recipient", "cross"], kind="stable", ignore_index=True)
 
 
-def masks(region: str, data: Dataset, width: float) -> tuple[np.ndarray, bool]:
+def region_mask(region: str, data: Dataset, width: float) -> tuple[np.ndarray, bool]:
     """The soft mask (S, S) of one of `REGIONS`, and whether the lungs of recipient and donor are spared.
 
     ``width`` is that of a ring, fraction of the side. Raises `InputError` for a region that these films do not have.
@@ -71,8 +76,8 @@ def masks(region: str, data: Dataset, width: float) -> tuple[np.ndarray, bool]:
         return np.ones((size, size), np.float32), spared
     if region == "lung box":
         assert data.lungs is not None
-        return regions.box(size, regions.lung_box(data.lungs[data.rows("train")]), width * regions.SEAM), spared
-    ring = (regions.inner_ring if region == "inner ring" else regions.outer_ring)(size, width)
+        return geometry.soft_box(size, geometry.lung_box(data.lungs[data.rows("train")]), width * geometry.SEAM), spared
+    ring = (geometry.soft_inner_border if region == "inner ring" else geometry.soft_border)(size, width)
     if ring.max() < 1:
         raise InputError(f"ring is {width:g}: the {region} of a film of {size} px has no whole pixel; try a wider one.")
     return ring, spared
@@ -83,14 +88,14 @@ def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region
 
     Where the region spares the lungs, these are the lungs of either film. Raises as `masks`.
     """
-    mask, spared = masks(region, data, width)
+    mask, spared = region_mask(region, data, width)
     if spared:
         assert data.lungs is not None
-        mask = mask * regions.outside(data.lungs[recipients] | data.lungs[donors], width * regions.SEAM)
+        mask = mask * geometry.soft_outside(data.lungs[recipients] | data.lungs[donors], width * geometry.SEAM)
     return blend(data.pixels[recipients], data.pixels[donors], mask)
 
 
-def exchange(
+def swapped(
     model: Any, data: Dataset, rows: np.ndarray, pairs: pd.DataFrame, region: str, width: float
 ) -> pd.DataFrame:
     """The pairs with what the transplant did: label and patient of both, z, and z of the composite (``composite``).
@@ -98,14 +103,14 @@ def exchange(
     ``pairs`` number the films within ``rows``; where the region spares the lungs, pairs with a film without a lung
     mask are left out. Composites are made and scored in batches. Raises as `masks`.
     """
-    if masks(region, data, width)[1]:
+    if region_mask(region, data, width)[1]:
         assert data.lungs is not None
         has = data.lungs[rows].any(axis=(1, 2))
         pairs = pairs[has[pairs["recipient"]] & has[pairs["donor"]]]
     taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
     composite = np.empty(len(pairs), np.float32)
-    for start in range(0, len(pairs), CHUNK):
-        part = slice(start, start + CHUNK)
+    for start in range(0, len(pairs), _CHUNK):
+        part = slice(start, start + _CHUNK)
         composite[part] = predict(model, composites(data, rows[taker[part]], rows[giver[part]], region, width))
     labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
     return pairs.assign(
@@ -118,7 +123,7 @@ def exchange(
     ).reset_index(drop=True)
 
 
-def counts(exchanged: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
+def pair_counts(exchanged: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
     """What the figures rest on; one row a class of recipients, index NORMAL, PNEUMONIA.
 
     labels (N,): of the films that were numbered. Columns: ``films``; ``pairs cross``, ``pairs same``; ``films without
@@ -210,3 +215,103 @@ def _over_films(values: np.ndarray, weights: np.ndarray, films: np.ndarray) -> n
     counted = np.where(np.isnan(values[:, films]), 0, weights[:, films])
     with np.errstate(invalid="ignore", divide="ignore"):
         return (counted * np.nan_to_num(values[:, films])).sum(axis=1, dtype=float) / counted.sum(axis=1, dtype=float)
+
+
+FILLS = ("mean", "blur", "noise")
+PLACES = ("ring", "interior")
+POSITIONS = 4  # of the interior square
+BLUR = 0.1  # standard deviation of the blur, fraction of the side
+_OCCLUDED_AT_ONCE = 128  # films at a time, each in 1 + POSITIONS composites
+
+
+def occluded(model: Any, data: Dataset, rows: np.ndarray, width: float, seed: int) -> pd.DataFrame:
+    """What each film's decision loses under every fill in every place; one row a film × fill × place.
+
+    Columns: film (its number within ``rows``), path, label, fill, place, drop, flip. ``drop`` = s (z − z occluded) in
+    logits, with s = +1 where the film itself is decided as PNEUMONIA (z > 0), else −1: positive where the evidence for
+    the decision went away. ``flip``: whether the decision changed, 0 or 1. Fills: ``mean``, the film's own mean grey;
+    ``blur``, the film itself without its detail; ``noise``, Gaussian with the film's mean and standard deviation,
+    clipped. ``interior`` is the mean over `squares`, NaN where they have no room.
+    """
+    size, films = data.view.size, data.pixels[rows]
+    hidden = [geometry.soft_border(size, width), *interior_squares(size, width, seed)]
+    rng = np.random.default_rng(seed)
+    z = predict(model, films)
+    occluded = np.empty((len(FILLS), len(hidden), len(films)), np.float32)
+    for start in range(0, len(films), _OCCLUDED_AT_ONCE):
+        part = slice(start, start + _OCCLUDED_AT_ONCE)
+        for fill, paint in _paints(films[part], rng).items():
+            composites = np.concatenate([blend(films[part], paint, mask) for mask in hidden])
+            occluded[FILLS.index(fill), :, part] = predict(model, composites).reshape(len(hidden), -1)
+    drop = np.where(z > 0, 1, -1) * (z - occluded)
+    flip = ((occluded > 0) != (z > 0)).astype(float)
+    table = data.table.iloc[rows][["path", "label"]].reset_index(names="film")
+    table["film"] = np.arange(len(films))
+    return pd.concat(
+        [
+            table.assign(
+                fill=fill, place=place, drop=_mean_over_places(drop[i, own]), flip=_mean_over_places(flip[i, own])
+            )
+            for i, fill in enumerate(FILLS)
+            for place, own in zip(PLACES, (slice(1), slice(1, None)), strict=True)
+        ],
+        ignore_index=True,
+    )
+
+
+def occlusion_summary(occluded: pd.DataFrame, patients: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """One row a fill: what hiding the ring costs beside hiding as much of the interior.
+
+    patients (N,): of the films that were numbered. Columns: ring, interior (mean drop, logits); difference, low, high
+    (ring − interior within film, interval by patient); flips ring, flips interior (share of decisions); n (films
+    with both) and undefined (films without).
+    """
+    rows = {}
+    for fill in FILLS:
+        wide = occluded[occluded["fill"] == fill].pivot(index="film", columns="place", values=["drop", "flip"])
+        patient = np.asarray(patients)[wide.index]
+        difference = paired_difference(wide["drop", "ring"], wide["drop", "interior"], patient, seed=seed)
+        rows[fill] = {
+            **{place: wide["drop", place].mean() for place in PLACES},
+            "difference": difference.value,
+            "low": difference.low,
+            "high": difference.high,
+            **{f"flips {place}": wide["flip", place].mean() for place in PLACES},
+            "n": difference.n,
+            "undefined": len(wide) - difference.n,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("fill")
+
+
+def interior_squares(size: int, width: float, seed: int) -> list[np.ndarray]:
+    """Soft masks of `POSITIONS` squares, each of the area of `regions.outer_ring`, at random places inside its edge.
+
+    The seam is that of the ring, so nowhere do ring and square hide more than the whole film. Empty where the ring,
+    half its seam included, is more than half of the film (``width`` above about 0.13): no such square has room.
+    """
+    seam, left = width * SEAM, shrunk(FRAME, width * (1 + SEAM))
+    room = left[2] - left[0]
+    area = 1 - _frustum(room, seam)
+    side = math.sqrt(area - seam**2 / 3) - seam  # so that _frustum(side, seam) is the area
+    if side > room:
+        return []
+    corners = left[0] + np.random.default_rng(seed).random((POSITIONS, 2)) * (room - side)
+    return [geometry.soft_box(size, (x, y, x + side, y + side), seam) for x, y in corners]
+
+
+def _frustum(side: float, seam: float) -> float:
+    """Area of a soft square: 1 on ``side``, falling to 0 over ``seam`` on every side; fraction of the film."""
+    return side**2 + 2 * side * seam + 4 / 3 * seam**2
+
+
+def _paints(films: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """What films (n, S, S) are painted over with, by fill: (n, S, S) or (n, 1, 1)."""
+    mean, spread = (getattr(films, name)(axis=(1, 2), keepdims=True) for name in ("mean", "std"))
+    blurred = np.stack([cv2.GaussianBlur(film, (0, 0), BLUR * films.shape[1]) for film in films])
+    noise = np.clip(mean + spread * rng.standard_normal(films.shape, np.float32), 0, 255)
+    return dict(zip(FILLS, (mean, blurred, noise), strict=True))
+
+
+def _mean_over_places(values: np.ndarray) -> np.ndarray | float:
+    """Mean over the places (k, N) → (N,); NaN where there is none."""
+    return values.mean(axis=0) if len(values) else math.nan

@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cnn_xray import __version__
-from cnn_xray.errors import InputError
+from cnn_xray import InputError, __version__
 
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0, 2 for bad input (told on stderr), 1 for a failure, 130 after Ctrl-C or a kill."""
-    from cnn_xray.execution import NotebookError
-
     options = _parser().parse_args(arguments)
+    from cnn_xray.report.build import NotebookError
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill tidies up like Ctrl-C
     try:
         options.command(options)
@@ -84,13 +83,13 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    from cnn_xray.execution import parse_value
+    from cnn_xray.report.build import parse_value
 
     return {name: parse_value(value) for name, value in options.parameters}
 
 
 def _report(options: argparse.Namespace) -> None:
-    from cnn_xray.report import build
+    from cnn_xray.report.build import build
 
     given = _given(options)
     if options.data is not None:
@@ -103,7 +102,7 @@ def _report(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     import nbformat
 
-    from cnn_xray.execution import execute, plan
+    from cnn_xray.report.build import execute, plan
     from cnn_xray.storage import atomic_write, resolve
 
     source, target = resolve(options.notebook), _executed(options)

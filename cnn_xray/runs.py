@@ -1,36 +1,117 @@
-"""From parameters to a finished run: trained, scored and explained once, then read from its record."""
+"""Run records: ``runs/<id>/`` with run.json, model.keras, history.csv, predictions.csv; attention.csv if tested.
+
+From parameters to a finished run: trained, scored and explained once, then read from its record.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 import time
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from cnn_xray import evidence, network, nulls, records, training
-from cnn_xray.dataset import Dataset, load
-from cnn_xray.manifest import TEST_SPLITS
+from cnn_xray import attention, backend, cam, training
+from cnn_xray.data import TEST_SPLITS, Dataset, load_dataset
+from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import PHANTOM, TrainParameters
-from cnn_xray.records import Run
-from cnn_xray.scores import classification_metrics
 from cnn_xray.storage import atomic_folder, resolve
+
+PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "pandas", "scipy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. A folder appears under its final name only when everything in it is written."""
+
+    folder: Path
+
+    @property
+    def id(self) -> str:
+        """The readable id, which is the folder's name."""
+        return self.folder.name
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """run.json: ``parameters`` and ``metrics`` (flat), seed, versions, data fingerprint, commit, device."""
+        return json.loads((self.folder / "run.json").read_text())
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The run's metrics by name, e.g. ``test_auc``."""
+        return self.record["metrics"]
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame:
+        """One row an image of every split but train: path, label, split, patient, logit, probability."""
+        return pd.read_csv(self.folder / "predictions.csv")
+
+    @cached_property
+    def attention(self) -> pd.DataFrame:
+        """Attention metrics of the test images and of every null (`nulls.attention_beside_nulls`)."""
+        return pd.read_csv(self.folder / "attention.csv")
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One row an epoch (`training.fit`)."""
+        return pd.read_csv(self.folder / "history.csv")
+
+    def model(self) -> Any:
+        """The trained network."""
+        from cnn_xray import network
+
+        return network.load(self.folder / "model.keras")
+
+
+def find_run(folder: Path) -> Run | None:
+    """The finished run in ``folder``, or None."""
+    return Run(folder) if (folder / "run.json").is_file() else None
+
+
+def environment() -> dict[str, Any]:
+    """Package versions, git commit, device and thread counts of this process."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except ModuleNotFoundError:
+            continue
+    return {"versions": versions, "git_commit": _git_commit(), **backend.device()}
+
+
+def _git_commit() -> str:
+    """The commit of the code, with ``-dirty`` when the working tree differs from it; ``unknown`` outside git."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def runs_table(runs: list[Run]) -> pd.DataFrame:
+    """One row a run: id, parameters and metrics, the table that reports carry as runs.csv."""
+    return pd.DataFrame([{"run": run.id, **run.record["parameters"], **run.record["metrics"]} for run in runs])
+
 
 METHOD = 2  # counts changes of the network or of a measurement that make older records incomparable
 
 
-def run(p: TrainParameters, data: Dataset | None = None) -> Run:
+def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
     """The run of these parameters on these data (``load(p)`` unless given): reused if recorded, else trained.
 
     The record appears in ``p.runs`` whole or not at all; ``p.rerun`` trains again and replaces it.
     """
     p = p.resolved()
-    data = data or load(p)
+    data = data or load_dataset(p)
     folder = resolve(p.runs) / run_id(p, data)
-    found = records.find(folder)
+    found = find_run(folder)
     if found and not p.rerun:
         print(f"{found.id}: recorded already, reused", flush=True)
         return found
@@ -61,8 +142,10 @@ def run_id(p: TrainParameters, data: Dataset) -> str:
 def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
     labels = data.table["label"].to_numpy()
     train, validation = data.rows("train"), data.rows("val")
-    environment = records.environment()
+    surroundings = environment()
     begun = time.perf_counter()
+    from cnn_xray import network
+
     model = network.build(p)
     history = training.fit(model, p, (data.pixels[train], labels[train]), (data.pixels[validation], labels[validation]))
     seconds = time.perf_counter() - begun
@@ -70,17 +153,17 @@ def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
     history.to_csv(folder / "history.csv", index=False)
 
     scored = data.rows("val", *TEST_SPLITS)
-    explained = evidence.closed_form(model, data.pixels[scored])
+    explained = cam.evidence(model, data.pixels[scored])
     logits = explained.logits if p.tta == "none" else training.predict(model, data.pixels[scored], tta=p.tta)
     predictions = data.table.iloc[scored][["path", "label", "split", "patient"]].assign(
         logit=logits, probability=training.probability(logits)
     )
     predictions.to_csv(folder / "predictions.csv", index=False)
-    attention = {}
+    attended_means: dict[str, float] = {}
     if len(data.rows("test")):
-        attended = nulls.attention_beside_nulls(model, p, data, data.rows("test"))
+        attended = attention.metrics_beside_nulls(model, p, data, data.rows("test"))
         attended.to_csv(folder / "attention.csv", index=False)
-        attention = _attention_means(attended)
+        attended_means = _attention_means(attended)
 
     names = [name for name in TrainParameters.model_fields if name.startswith(("phantom_", "artifact_"))]
     phantom = {name: getattr(p, name) for name in names}
@@ -88,7 +171,7 @@ def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
         "parameters": {"data": data.name, **identity(p), **(phantom if p.data == PHANTOM else {})},
         "metrics": {
             **_scores(predictions),
-            **attention,
+            **attended_means,
             "largest_evidence_residual": float(explained.residual().max()),
             "network_parameters": int(model.count_params()),
             "epochs_trained": len(history),
@@ -100,7 +183,7 @@ def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
         "data_fingerprint": data.fingerprint,
         "images": {split: int(count) for split, count in data.table["split"].value_counts().items()},
         "notes": list(data.notes),
-        **environment,
+        **surroundings,
     }
     (folder / "run.json").write_text(json.dumps(record, indent=1, default=float))
 

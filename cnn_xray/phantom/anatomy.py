@@ -22,7 +22,7 @@ SUBPIXEL = 4  # OpenCV's fixed-point bits: outlines land between pixels
 
 
 @dataclass(frozen=True)
-class Film:
+class Radiograph:
     """One film: ``image`` (S, S) uint8; ``lungs`` (aerated lung) and ``opacity`` (S, S) bool."""
 
     image: np.ndarray
@@ -65,7 +65,7 @@ class _Canvas:
         return cv2.resize(coarse, (self.size, self.size), interpolation=cv2.INTER_CUBIC)
 
 
-def film(size: int, label: int, signal: float, patient: Generator, visit: Generator) -> Film:
+def radiograph(size: int, label: int, signal: float, patient: Generator, visit: Generator) -> Radiograph:
     """One film of ``size`` px a side; ``label`` 1 has one or two opacities in the lungs.
 
     ``signal`` is the fraction of the lung's air that an opacity of average density replaces. ``patient``
@@ -90,7 +90,7 @@ def film(size: int, label: int, signal: float, patient: Generator, visit: Genera
     air = coverage * (1 - np.minimum(opacity, 0.95)) * (1 - benign) * (1 - haze)
     attenuation = _tissue(canvas, build, abdomen, visit) + _bones(canvas, build, coverage)
     attenuation += coverage * _vessels(canvas, visit) * (1 - 0.6 * np.minimum(opacity, 1)) - AERATION * air
-    return Film(_expose(canvas, attenuation, visit), lungs, (opacity > 0.25 * signal) & lungs)
+    return Radiograph(_expose(canvas, attenuation, visit), lungs, (opacity > 0.25 * signal) & lungs)
 
 
 def _pose(size: int, rng: Generator) -> np.ndarray:

@@ -15,9 +15,9 @@ import pandas as pd
 from joblib import Parallel, delayed
 from scipy.special import ndtr, ndtri
 
-from cnn_xray import artifacts
-from cnn_xray.errors import InputError
-from cnn_xray.phantom_anatomy import film
+from cnn_xray import InputError
+from cnn_xray.phantom import artifacts
+from cnn_xray.phantom.anatomy import radiograph
 
 RECIPE = 1  # raise it whenever the same spec would paint other films, so that none are mixed
 NOTHING = "masks/nothing.png"  # the one empty mask that all films without an opacity or artifact share
@@ -130,7 +130,7 @@ def _films(spec: PhantomSpec, folder: Path, group: int, index: int) -> list[dict
         key = (group, patient, visit, purpose)
         return np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=key))
 
-    plain = film(spec.size, label, spec.signal, stream(ANATOMY, 0), stream(VISIT, visit))
+    plain = radiograph(spec.size, label, spec.signal, stream(ANATOMY, 0), stream(VISIT, visit))
     rng = stream(ARTIFACT, visit)
     luck, kind = rng.random(), spec.kinds[rng.integers(len(spec.kinds))]
     look = (spec.amplitude, spec.artifact_size, spec.position_jitter)

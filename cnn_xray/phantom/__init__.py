@@ -1,0 +1,1 @@
+"""Chest-like images whose truth is known because it was planted; imports nothing of the rest."""

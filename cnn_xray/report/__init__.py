@@ -1,0 +1,1 @@
+"""From notebooks to a report that opens offline."""
