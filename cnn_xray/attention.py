@@ -1,64 +1,69 @@
-"""Attention metrics of evidence maps on the map's own grid, with the value each has for a uniform map.
+"""Where the attribution lies, beside what a border without meaning would get, and in the original frame.
 
-H (N, h, w) is the non-negative evidence for what is explained, B the outer ring, L the lung mask, Ω all cells. Masks
-are fractions of each cell (exact area overlap), so nothing is upsampled. Sources: relevance mass and rank accuracy from
-CLEVR-XAI (Arras et al. 2020, arXiv 2003.07258); pointing game from Zhang et al. 2018 (IJCV 126); both are used for
-chest films by CheXlocalize (Saporta et al. 2022).
-
-What an attention metric is compared with: the same measurement where the border can mean nothing.
-
-A uniform map is the wrong null for a padded CNN, because zero padding moves evidence at the edge by itself
-(Alsallakh et al. 2021, arXiv 2010.02178). So each figure stands beside a constant image, networks with random
-weights, and the same image with its ring made neutral.
-
-Attention before and after a crop, compared in the original frame on the same images.
-
-A cropped network cannot show heat where it has no pixels, so the heat outside its window is zero by construction.
-What is not: the heat along the window's *new* edge, and the heat in the lungs within the window, both of which the
-uncropped network has as well.
+H (N, h, w) is the non-negative evidence for what is explained, B the border, L the lung mask, Ω all cells of the map.
+Areas are fractions of each cell (exact overlap), so nothing is upsampled. A uniform map is the wrong null for a padded
+CNN, because zero padding moves evidence at the edge by itself (Alsallakh et al. 2021, arXiv 2010.02178): so each figure
+stands beside that of a constant image, of untrained networks, and of the same image with a neutral border.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
 
-from cnn_xray import InputError, cam
-from cnn_xray.cam import Evidence, explained_heat
-from cnn_xray.data import Dataset
-from cnn_xray.geometry import Placement, View, area_mean, blend, border_cells, rectangle, shrunk, soft_border, to_frame
-from cnn_xray.parameters import DataParameters, TrainParameters
+from cnn_xray.cam import Evidence, explained_heat, explained_sign
+from cnn_xray.geometry import (
+    Placement,
+    View,
+    area_mean,
+    blend,
+    border_cells,
+    rectangle,
+    shrunk,
+    soft_border,
+    to_frame,
+)  # fmt: skip
 
 TOP = 0.1  # fraction of the cells that artifact sensitivity calls hot
-LOG2_LIMIT = 6.0  # of the density ratio, so that an empty ring has a mean
+LOG2_LIMIT = 6.0  # of the density ratio, so that an empty border has a mean
+GRID = (112, 112)  # cells of the original frame on which maps of different windows are compared
+FINE = (10_000, 10_000)  # px of an imagined file, so that no crop is rounded
+BY_CONSTRUCTION = ("heat_outside_window",)  # after cropping
+NOT_BY_CONSTRUCTION = ("inner_border_log2_density_ratio", "lung_enrichment_in_window")
+Explainer = Callable[[np.ndarray], Evidence]  # images (N, S, S) uint8 → evidence
 
 
-def border_fraction(heat: np.ndarray, ring: np.ndarray) -> np.ndarray:
+def border_fraction(heat: np.ndarray, border: np.ndarray) -> np.ndarray:
     """Border attention fraction ΣH[B] / ΣH[Ω], (N,); NaN for a map of zeros. Uniform: |B| / |Ω|."""
-    return ratio((heat * ring).sum(axis=(1, 2)), heat.sum(axis=(1, 2)))
+    return ratio((heat * border).sum(axis=(1, 2)), heat.sum(axis=(1, 2)))
 
 
-def log2_density_ratio(heat: np.ndarray, ring: np.ndarray, rest: np.ndarray | None = None) -> np.ndarray:
-    """log2 of the mean heat in the ring over the mean heat in the rest (default: all else), (N,). Uniform: 0.
+def log2_density_ratio(heat: np.ndarray, border: np.ndarray, rest: np.ndarray | None = None) -> np.ndarray:
+    """log2 of the mean heat in the border over the mean heat in the rest (default: all else), (N,). Uniform: 0.
 
     Kept within ±6: beyond 64 to 1 the ratio says only that one side is empty. NaN for a map of zeros.
     """
-    rest = 1 - ring if rest is None else rest
-    density = ratio((heat * ring).sum(axis=(1, 2)), ring.sum(axis=(-2, -1)))
+    rest = 1 - border if rest is None else rest
+    density = ratio((heat * border).sum(axis=(1, 2)), border.sum(axis=(-2, -1)))
     elsewhere = ratio((heat * rest).sum(axis=(1, 2)), rest.sum(axis=(-2, -1)))
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.clip(np.log2(density) - np.log2(elsewhere), -LOG2_LIMIT, LOG2_LIMIT)
 
 
-def signed_border_evidence(maps: np.ndarray, ring: np.ndarray) -> np.ndarray:
-    """S_B = Σ_B c_u, the logits that the ring contributes, (N,); always defined. No border evidence: 0."""
-    return (maps * ring).sum(axis=(1, 2))
+def signed_border_evidence(maps: np.ndarray, border: np.ndarray) -> np.ndarray:
+    """S_B = Σ_B c_u, the logits that the border contributes, (N,); always defined. No border evidence: 0."""
+    return (maps * border).sum(axis=(1, 2))
 
 
 def mass_accuracy(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Relevance mass accuracy ΣH[L] / ΣH[Ω], (N,); NaN for a map of zeros or an empty area. Uniform: |L| / |Ω|."""
+    """Relevance mass accuracy ΣH[L] / ΣH[Ω], (N,); NaN for a map of zeros or an empty area. Uniform: |L| / |Ω|.
+
+    References
+    ----------
+    CLEVR-XAI, Arras et al. 2020, arXiv 2003.07258.
+    """
     mass = ratio((heat * area).sum(axis=(1, 2)), heat.sum(axis=(1, 2)))
     return np.where(area.sum(axis=(1, 2)) > 0, mass, np.nan)
 
@@ -72,6 +77,10 @@ def rank_accuracy(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
     """Relevance rank accuracy |top-|L| cells ∩ L| / |L|, (N,). Uniform: |L| / |Ω|.
 
     The number of top cells is |L| in cells, rounded; NaN for a map of zeros or an area under half a cell.
+
+    References
+    ----------
+    CLEVR-XAI, Arras et al. 2020, arXiv 2003.07258.
     """
     flat, part = heat.reshape(len(heat), -1), area.reshape(len(area), -1)
     size = part.sum(axis=1)
@@ -83,7 +92,12 @@ def rank_accuracy(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
 
 
 def pointing_game(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """How much of the hottest cell lies in L, (N,) in 0..1; NaN for a map of zeros or no area. Uniform: |L| / |Ω|."""
+    """How much of the hottest cell lies in L, (N,) in 0..1; NaN for a map of zeros or no area. Uniform: |L| / |Ω|.
+
+    References
+    ----------
+    Zhang et al. 2018, IJCV 126:1084; on chest radiographs: Saporta et al. 2022 (CheXlocalize).
+    """
     flat, part = heat.reshape(len(heat), -1), area.reshape(len(area), -1)
     hit = np.take_along_axis(part, flat.argmax(axis=1)[:, None], axis=1)[:, 0]
     return np.where((flat.sum(axis=1) > 0) & (part.sum(axis=1) > 0), hit, np.nan)
@@ -101,14 +115,22 @@ def artifact_sensitivity(heat: np.ndarray, artifact: np.ndarray) -> np.ndarray:
 def attention_metrics(
     maps: np.ndarray,
     sign: np.ndarray,
-    ring: np.ndarray,
+    border: np.ndarray,
     lungs: np.ndarray | None = None,
     artifacts: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Every attention metric of signed ``maps`` (N, h, w) float in logit units; one row an image.
+    """Every metric of signed maps, one row an image.
 
-    ``sign`` (N,) is +1 where PNEUMONIA is explained and −1 for NORMAL; ``ring`` (h, w) and ``lungs``, ``artifacts``
-    (N, h, w) are fractions of each cell. Lung and artifact columns are NaN for rows without such an area.
+    Parameters
+    ----------
+    maps : ndarray (N, h, w)
+        Signed evidence, logits.
+    sign : ndarray (N,)
+        What is explained, +1 PNEUMONIA or −1 NORMAL.
+    border : ndarray (h, w)
+        Fraction of each cell that lies in the border.
+    lungs, artifacts : ndarray (N, h, w), optional
+        Fractions of each cell. Their columns are NaN for rows without such an area.
     """
     heat = explained_heat(maps, sign)
     nothing = np.zeros_like(heat)
@@ -116,9 +138,9 @@ def attention_metrics(
     artifacts = nothing if artifacts is None else artifacts
     return pd.DataFrame(
         {
-            "border_attention_fraction": border_fraction(heat, ring),
-            "log2_border_density_ratio": log2_density_ratio(heat, ring),
-            "signed_border_evidence": signed_border_evidence(maps, ring),
+            "border_attention_fraction": border_fraction(heat, border),
+            "log2_border_density_ratio": log2_density_ratio(heat, border),
+            "signed_border_evidence": signed_border_evidence(maps, border),
             "lung_attention_fraction": mass_accuracy(heat, lungs),
             "lung_enrichment": enrichment(heat, lungs),
             "relevance_rank_accuracy": rank_accuracy(heat, lungs),
@@ -130,9 +152,9 @@ def attention_metrics(
 
 
 def uniform_metrics(
-    ring: np.ndarray, rows: int, lungs: np.ndarray | None = None, artifacts: np.ndarray | None = None
+    border: np.ndarray, rows: int, lungs: np.ndarray | None = None, artifacts: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """What `measure` expects of a map that is the same everywhere; one row an image.
+    """What `attention_metrics` expects of a map that is the same everywhere; one row an image.
 
     Signed border evidence is the exception: its 0 means no border evidence. Not computed from a constant map, whose
     ties would make the ranking metrics depend on the order of the cells.
@@ -142,7 +164,7 @@ def uniform_metrics(
     planted = none if artifacts is None else np.where(artifacts.any(axis=(1, 2)), TOP, np.nan)
     return pd.DataFrame(
         {
-            "border_attention_fraction": np.full(rows, ring.mean()),
+            "border_attention_fraction": np.full(rows, border.mean()),
             "log2_border_density_ratio": 0.0,
             "signed_border_evidence": 0.0,
             "lung_attention_fraction": share,
@@ -155,136 +177,136 @@ def uniform_metrics(
     )
 
 
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, NaN where whole is zero."""
-    part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
-
-
-RANDOM_NETWORKS = 3
-
-
-def neutral_image(data: Dataset) -> np.ndarray:
-    """The mean of the two classes' mean training images, (S, S) float32: the ring that every neutralised film gets."""
-    rows = data.rows("train")
-    labels = data.table["label"].to_numpy()[rows]
-    means = [data.pixels[rows[labels == label]].mean(axis=0, dtype=np.float64) for label in (0, 1)]
+def neutral_image(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean of the two classes' mean images, (S, S) float32: give it training images (N, S, S) and their labels (N,)."""
+    means = [images[labels == label].mean(axis=0, dtype=np.float64) for label in (0, 1)]
     return np.mean(means, axis=0).astype(np.float32)
 
 
 def neutralised(images: np.ndarray, neutral: np.ndarray, width: float) -> np.ndarray:
-    """``images`` (N, S, S) uint8 with their outer ring replaced by that of ``neutral`` (S, S), seam feathered.
+    """``images`` (N, S, S) uint8 with their border replaced by that of ``neutral`` (S, S), seam feathered.
 
-    The ring is ``width`` of each side, replaced whole; over the next quarter of ``width`` inwards the two are blended
-    linearly. Every film gets the same ring, so the ring tells no film from another.
+    The border is ``width`` of each side, replaced whole; over the next quarter of ``width`` inwards the two are blended
+    linearly. Every image gets the same border, so the border tells no image from another.
     """
     return blend(images, neutral, soft_border(images.shape[1], width))
 
 
-def metrics_beside_nulls(model: Any, p: TrainParameters, data: Dataset, rows: np.ndarray) -> pd.DataFrame:
-    """Attention metrics of images and of every null, long: path, label, patient, arm and `attention.measure`'s columns.
+def metrics_beside_nulls(
+    explainer: Explainer,
+    untrained: Sequence[Explainer],
+    images: np.ndarray,
+    neutral: np.ndarray,
+    width: float,
+    explain: str = "predicted",
+    lungs: np.ndarray | None = None,
+    artifacts: np.ndarray | None = None,
+) -> pd.DataFrame:
+    """`attention_metrics` of images and of every null: one row an image and arm, column ``arm`` first.
 
-    Arms: ``image``; ``neutralised ring`` and ``constant image`` (one grey), explaining what was explained on the image
-    itself; ``randomised weights`` (mean over three fresh networks, each explaining its own decision); ``uniform``.
+    Parameters
+    ----------
+    explainer, untrained
+        From images to `Evidence`: the network's, and those of networks with random weights.
+    images : ndarray (N, S, S) uint8
+    neutral : ndarray (S, S)
+        The border that the neutralised images get (`neutral_image`).
+    width
+        Of the border, fraction of the side.
+    explain : {"predicted", "pneumonia"}
+    lungs, artifacts : ndarray (N, S, S) bool, optional
+
+    Returns
+    -------
+    DataFrame
+        Arms: ``image``; ``neutralised border`` and ``constant image`` (one grey), explaining what was explained on the
+        image itself; ``randomised weights`` (mean over the untrained networks, each explaining its own decision);
+        ``uniform``. Index: the number of the image.
     """
-    images = data.pixels[rows]
-    table = data.table.iloc[rows].reset_index(drop=True)
-    neutral = neutral_image(data)
-    real = cam.evidence(model, images)
-    shape = real.maps.shape[1:]
-    border = border_cells(p.ring, shape)
-    lungs = None if data.lungs is None else area_mean(data.lungs[rows], shape)
-    artifacts = None if data.artifacts is None else area_mean(data.artifacts[rows], shape)
-
-    def measured(maps: np.ndarray, sign: np.ndarray) -> pd.DataFrame:
-        return attention_metrics(maps, sign, border, lungs, artifacts)
-
-    sign = cam.explained_sign(real.logits, p.explain)
-    arms = {"image": measured(real.maps, sign)}
-    arms["neutralised ring"] = measured(cam.evidence(model, neutralised(images, neutral, p.ring)).maps, sign)
+    real = explainer(images)
+    border = border_cells(width, real.maps.shape[1:])
+    areas = [None if masks is None else area_mean(masks, real.maps.shape[1:]) for masks in (lungs, artifacts)]
+    sign = explained_sign(real.logits, explain)
     flat = np.full((1, *images.shape[1:]), round(float(neutral.mean())), np.uint8)
-    constant = cam.evidence(model, flat)
-    arms["constant image"] = measured(np.repeat(constant.maps, len(rows), axis=0), sign)
-    random = []
-    for extra in range(1, RANDOM_NETWORKS + 1):
-        from cnn_xray import network
-
-        fresh = network.build(p.model_copy(update={"seed": p.seed + 1_000_000 * extra}))
-        found = cam.evidence(fresh, images)
-        random.append(measured(found.maps, cam.explained_sign(found.logits, p.explain)))
-    arms["randomised weights"] = pd.concat(random).groupby(level=0).mean()
-    arms["uniform"] = uniform_metrics(border, len(rows), lungs, artifacts)
-    return pd.concat(
-        [
-            pd.concat([table[["path", "label", "patient"]].assign(arm=arm), frame], axis=1)
-            for arm, frame in arms.items()
-        ],
-        ignore_index=True,
-    )
+    constant = np.repeat(explainer(flat).maps, len(images), axis=0)
+    random = [one(images) for one in untrained]
+    of_random = [attention_metrics(one.maps, explained_sign(one.logits, explain), border, *areas) for one in random]
+    arms = {
+        "image": attention_metrics(real.maps, sign, border, *areas),
+        "neutralised border": attention_metrics(
+            explainer(neutralised(images, neutral, width)).maps, sign, border, *areas
+        ),
+        "constant image": attention_metrics(constant, sign, border, *areas),
+        "randomised weights": pd.concat(of_random).groupby(level=0).mean(),
+        "uniform": uniform_metrics(border, len(images), *areas),
+    }
+    return pd.concat(arms, names=["arm"]).reset_index("arm")
 
 
-GRID = (112, 112)  # cells of the original frame on which maps of different windows are compared
-FINE = (10_000, 10_000)  # px of an imagined file, so that no crop is rounded
-BY_CONSTRUCTION = ("heat_outside_window",)  # after cropping
-NOT_BY_CONSTRUCTION = ("inner_ring_log2_density_ratio", "lung_enrichment_in_window")
-
-
-def lung_loss(frame: Dataset, crops: tuple[float, ...], aspect: str, rows: np.ndarray) -> pd.DataFrame:
+def lung_loss(lungs: np.ndarray, sizes: np.ndarray, crops: Sequence[float], aspect: str) -> pd.DataFrame:
     """How much lung each crop cuts away; one row a crop, index ``crop``, columns median and percentile_95 (0..1).
 
-    ``frame`` shows whole films (squashed, uncropped) with lung masks; images without one are left out.
+    ``lungs`` (N, F, F) bool are masks of whole images (squashed, uncropped), none of them empty; ``sizes`` (N, 2) their
+    original width and height in px, NaN where unknown; ``aspect`` as in `geometry.View`.
     """
-    if frame.lungs is None:
-        raise InputError("The loss of lung needs lung masks, and these data have none.")
-    rows = rows[frame.lungs[rows].any(axis=(1, 2))]
-    sizes = frame.table[["original_width", "original_height"]].astype(float).to_numpy()
     found = {}
     for crop in crops:
-        kept = np.empty(len(rows))
-        for i, row in enumerate(rows):
-            original = None if np.isnan(sizes[row]).any() else (sizes[row][0], sizes[row][1])
+        kept = np.empty(len(lungs))
+        for i, (lung, size) in enumerate(zip(lungs, sizes, strict=True)):
+            original = None if np.isnan(size).any() else (float(size[0]), float(size[1]))
             window = View(crop, aspect).place(FINE, original).window
-            lung = frame.lungs[row]
             kept[i] = (lung * rectangle(window, lung.shape)).sum() / lung.sum()
         found[crop] = {"median": np.median(1 - kept), "percentile_95": np.quantile(1 - kept, 0.95)}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("crop")
 
 
-def framed_maps(model: Any, data: Dataset, rows: np.ndarray, images: np.ndarray | None = None) -> Evidence:
-    """Evidence of a network with its maps in the original frame, (n, *GRID) in logits per map cell.
-
-    Explained are the ``rows`` of ``data``, or ``images`` (n, S, S) uint8 put in their places.
-    """
-    found = cam.evidence(model, data.pixels[rows] if images is None else images)
-    framed = to_frame(found.maps, [data.placements[row] for row in rows], GRID)
-    return Evidence(framed, found.logits, found.bias)
-
-
-def seen_windows(data: Dataset, rows: np.ndarray, p: DataParameters) -> list[tuple[float, float, float, float]]:
-    """What of each film the network sees other than plain grey: the window, less a masked border."""
-    masked = p.ring if p.keep == "centre" else 0.0
-    return [shrunk(data.placements[row].window, masked) for row in rows]
+def framed_evidence(found: Evidence, placements: Sequence[Placement]) -> Evidence:
+    """Evidence with its maps carried back into the original frame: (N, *GRID), logits per map cell."""
+    return Evidence(to_frame(found.maps, list(placements), GRID), found.logits, found.bias)
 
 
 def window_metrics(
-    framed: np.ndarray, sign: np.ndarray, windows: list[Placement], lungs: np.ndarray | None, ring: float
+    framed: np.ndarray, sign: np.ndarray, windows: Sequence[Placement], lungs: np.ndarray | None, width: float
 ) -> pd.DataFrame:
-    """Figures of framed maps (N, *GRID) relative to the cropped network's ``windows``; one row an image.
+    """Figures of framed maps relative to the windows that the *cropped* network sees; one row an image.
 
-    ``heat_outside_window``: share of all heat that lies outside; zero by construction for the cropped network.
-    ``inner_ring_log2_density_ratio``: heat density in the window's outer ``ring`` against the rest of the window.
-    ``lung_enrichment_in_window``: share of the window's heat in the lungs over the lungs' share of the window.
-    ``lungs`` (N, *GRID) are fractions of each cell. NaN where there is no heat or no lung.
+    Parameters
+    ----------
+    framed : ndarray (N, *GRID)
+        Signed maps in the original frame, of any network.
+    sign : ndarray (N,)
+        What is explained, +1 PNEUMONIA or −1 NORMAL.
+    windows
+        Placements of the cropped network.
+    lungs : ndarray (N, *GRID), optional
+        Fractions of each cell.
+    width
+        Of the window's outer band, fraction of its side.
+
+    Returns
+    -------
+    DataFrame
+        ``heat_outside_window``: share of all heat that lies outside; zero by construction for the cropped network.
+        ``inner_border_log2_density_ratio``: heat density in the window's outer band against the rest of the window.
+        ``lung_enrichment_in_window``: share of the window's heat in the lungs over the lungs' share of the window. NaN
+        where there is no heat or no lung.
     """
     heat = explained_heat(framed, sign)
     inside = np.stack([rectangle(place.window, heat.shape[1:]) for place in windows])
-    core = np.stack([rectangle(shrunk(place.window, ring), heat.shape[1:]) for place in windows])
+    core = np.stack([rectangle(shrunk(place.window, width), heat.shape[1:]) for place in windows])
     within = heat * inside
-    rows = {
-        "heat_outside_window": mass_accuracy(heat, 1 - inside),
-        "inner_ring_log2_density_ratio": log2_density_ratio(within, inside - core, core),
-    }
     lungs = np.zeros_like(heat) if lungs is None else lungs * inside
     share = ratio(lungs.sum(axis=(1, 2)), inside.sum(axis=(1, 2)))
-    rows["lung_enrichment_in_window"] = ratio(mass_accuracy(within, lungs), share)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "heat_outside_window": mass_accuracy(heat, 1 - inside),
+            "inner_border_log2_density_ratio": log2_density_ratio(within, inside - core, core),
+            "lung_enrichment_in_window": ratio(mass_accuracy(within, lungs), share),
+        }
+    )
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, NaN where whole is zero."""
+    part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

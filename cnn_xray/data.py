@@ -445,7 +445,7 @@ def _with_part(data: Dataset, p: DataParameters) -> Dataset:
     return replace(
         data,
         table=table,
-        pixels=geometry.part_alone(data.pixels[rows], p.keep, p.ring, lungs, train),
+        pixels=geometry.part_alone(data.pixels[rows], p.keep, p.border, lungs, train),
         placements=[data.placements[row] for row in rows],
         lungs=lungs,
         artifacts=None if data.artifacts is None else data.artifacts[rows],

@@ -215,7 +215,7 @@ def _fall(distance: np.ndarray, seam: float) -> np.ndarray:
 
 GREY = 128  # of the ring or centre that is taken away: the same on every film, so it tells nothing
 BLACK, WHITE = 0, 255
-NEED_LUNGS = ("ring_outside_lungs", "outside_box", "outside_lungs", "between", "outline")
+NEED_LUNGS = ("border_outside_lungs", "outside_lung_box", "outside_lungs", "between", "lung_outline")
 
 
 def part_alone(pixels: np.ndarray, part: str, width: float, lungs: np.ndarray | None, train: np.ndarray) -> np.ndarray:
@@ -231,18 +231,18 @@ def part_alone(pixels: np.ndarray, part: str, width: float, lungs: np.ndarray | 
     size = pixels.shape[1]
     if part in NEED_LUNGS and lungs is None:
         raise InputError(f"keep is {part!r}, which needs lung masks, and these data have none.")
-    if part in ("ring", "centre"):
+    if part in ("border", "centre"):
         centre = soft_box(size, shrunk(FRAME, width)) > 0
         if centre.all() or not centre.any():
             covered, choose = ("no pixel", "wider") if centre.all() else ("every pixel", "narrower")
             raise InputError(f"ring is {width:g}, which is {covered} of a film of {size} px; choose a {choose} ring.")
         return np.where(centre == (part == "centre"), pixels, np.uint8(GREY))
     assert lungs is not None
-    if part == "outside_box":
+    if part == "outside_lung_box":
         return np.where(soft_box(size, lung_box(lungs[train])) > 0, np.uint8(BLACK), pixels)
     black = np.where(lungs, np.uint8(BLACK), pixels)
-    if part == "ring_outside_lungs":  # grey over black, so that no outline is seen further in
-        return part_alone(black, "ring", width, None, train)
+    if part == "border_outside_lungs":  # grey over black, so that no outline is seen further in
+        return part_alone(black, "border", width, None, train)
     if part == "between":  # black over grey, so that the outline is that of outside_lungs
         return np.where(lungs, np.uint8(BLACK), part_alone(pixels, "centre", width, None, train))
     if part == "outside_lungs":

@@ -114,6 +114,19 @@ def auc_with_interval(
     return compare(classification_metrics(y, p)["auc"], replicates, patients, null=0.5)
 
 
+def auc_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> Comparison:
+    """AUC on one set of images less that on another (label, logit, patient), patients of both drawn together."""
+    both = pd.concat([first, second])
+    weights = sample_and_replicates(both["patient"], seed)
+    cut = len(first)
+    aucs = [
+        weighted_auc(part["label"].to_numpy(), part["logit"].to_numpy(), own)
+        for part, own in ((first, weights[:, :cut]), (second, weights[:, cut:]))
+    ]
+    difference = aucs[0] - aucs[1]
+    return compare(difference[0], difference[1:], both["patient"])
+
+
 def weighted_auc(labels: NDArray[Any], probabilities: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
     """AUC of every replicate: a weighted Mann–Whitney statistic, ties counted half.
 
@@ -256,11 +269,11 @@ SENSITIVITY = 0.95
 ADVISED = f"validation, {SENSITIVITY:.0%} sensitivity"
 
 
-def thresholds(validation: pd.DataFrame, learnt_prevalence: float, new_prevalence: float) -> dict[str, float]:
+def thresholds(validation: pd.DataFrame, learned_prevalence: float, new_prevalence: float) -> dict[str, float]:
     """Name → threshold on the probability, from the validation films (columns label, probability).
 
     0.5; Youden's and that of 95 % sensitivity on validation; 0.5 corrected for the prevalence of the films to come,
-    which somebody has to know. ``learnt_prevalence`` is the one that the probabilities speak of
+    which somebody has to know. ``learned_prevalence`` is the one that the probabilities speak of
     (`calibration.prior_shift`). Raises InputError when validation lacks a class.
     """
     labels, probabilities = validation["label"], validation["probability"]
@@ -268,7 +281,7 @@ def thresholds(validation: pd.DataFrame, learnt_prevalence: float, new_prevalenc
         LOCKED: 0.5,
         "validation, Youden": youden_threshold(labels, probabilities),
         ADVISED: sensitivity_threshold(labels, probabilities, SENSITIVITY),
-        f"0.5 for a prevalence of {new_prevalence:.3g}": prior_corrected_threshold(learnt_prevalence, new_prevalence),
+        f"0.5 for a prevalence of {new_prevalence:.3g}": prior_corrected_threshold(learned_prevalence, new_prevalence),
     }
 
 
@@ -281,7 +294,7 @@ def metrics_at_thresholds(films: pd.DataFrame, chosen: dict[str, float]) -> pd.D
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold at")
 
 
-def learnt_prevalence(balance: str, labels: pd.Series) -> float:
+def learned_prevalence(balance: str, labels: pd.Series) -> float:
     """The prevalence that a network learns: 0.5 when training makes the classes equal, else that of its labels."""
     return float(labels.mean()) if balance == "none" else 0.5
 

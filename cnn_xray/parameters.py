@@ -164,7 +164,12 @@ RECIPES: dict[str, dict[str, int]] = {  # what a parameter left at None becomes
     "default": {"image_size": 128, "width": 32, "epochs": 32},
     "large": {"image_size": 224, "width": 32, "epochs": 32},
 }
-WIDEST_RING = 0.4  # of a ring that is exchanged: its seam, a quarter of it, then ends in the middle of the film
+WIDEST_BORDER = 0.4  # of a ring that is exchanged: its seam, a quarter of it, then ends in the middle of the film
+
+
+def _off(value: Any) -> dict[str, Any]:
+    """Mark the value at which a parameter does nothing: a run's id leaves it out, so that options can be added."""
+    return {"off": value}
 
 
 class DataParameters(Parameters):
@@ -191,9 +196,16 @@ class DataParameters(Parameters):
     artifact_kinds: str = Field("marker", min_length=1, description="kinds of artifact, separated by commas")
     artifact_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
     phantom_signal: float = Field(0.4, ge=0, le=2, description="strength of the opacities")
-    ring: float = Field(0.125, gt=0, lt=0.5, description="width of the border ring, fraction of the side")
+    border: float = Field(0.125, gt=0, lt=0.5, description="width of the border, fraction of the side")
     keep: Literal[
-        "all", "ring", "ring_outside_lungs", "centre", "outside_box", "outside_lungs", "between", "outline"
+        "all",
+        "border",
+        "border_outside_lungs",
+        "centre",
+        "outside_lung_box",
+        "outside_lungs",
+        "between",
+        "lung_outline",
     ] = Field("all", description="the part of the film that is seen; parts.py says what each is")
     labels: Literal["true", "permuted"] = Field("true", description="of the training films: true | permuted")
     runs: str = Field("runs", min_length=1, description="folder of the run records")
@@ -259,9 +271,19 @@ class TrainParameters(DataParameters):
     learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up: cosine | constant")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
-    clip_norm: float = Field(0.0, ge=0, le=1000, description="largest global norm of the gradient; 0: no clipping")
-    ema: float = Field(0.0, ge=0, lt=1, description="momentum of the weights' moving average; 0: none")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="fraction of the label given to both classes")
+    clip_norm: float = Field(
+        0.0,
+        json_schema_extra=_off(0.0),
+        ge=0,
+        le=1000,
+        description="largest global norm of the gradient; 0: no clipping",
+    )
+    ema: float = Field(
+        0.0, json_schema_extra=_off(0.0), ge=0, lt=1, description="momentum of the weights' moving average; 0: none"
+    )
+    label_smoothing: float = Field(
+        0.0, json_schema_extra=_off(0.0), ge=0, lt=1, description="fraction of the label given to both classes"
+    )
     balance: Literal["weights", "sampling", "none"] = Field(
         "sampling", description="classes made equal by: weights | sampling | none"
     )
@@ -275,12 +297,18 @@ class TrainParameters(DataParameters):
     fill: Literal["constant", "reflect"] = Field("constant", description="constant | reflect, beyond the edge")
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
     contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
-    gamma: float = Field(0.0, ge=0, le=2, description="largest random |log of the grey scale's exponent|")
+    gamma: float = Field(
+        0.0, json_schema_extra=_off(0.0), ge=0, le=2, description="largest random |log of the grey scale's exponent|"
+    )
     blur: float = Field(0.012, ge=0, le=0.1, description="largest random Gaussian blur, sd as fraction of the side")
-    sharpen: float = Field(0.0, ge=0, le=5, description="largest random amount of unsharp masking")
-    erasing: float = Field(0.0, ge=0, le=1, description="share of films of which a random patch is greyed out")
-    mixup: float = Field(0.0, ge=0, le=1, description="alpha of MixUp; 0: none")
-    cutmix: float = Field(0.0, ge=0, le=1, description="alpha of CutMix; 0: none")
+    sharpen: float = Field(
+        0.0, json_schema_extra=_off(0.0), ge=0, le=5, description="largest random amount of unsharp masking"
+    )
+    erasing: float = Field(
+        0.0, json_schema_extra=_off(0.0), ge=0, le=1, description="share of films of which a random patch is greyed out"
+    )
+    mixup: float = Field(0.0, json_schema_extra=_off(0.0), ge=0, le=1, description="alpha of MixUp; 0: none")
+    cutmix: float = Field(0.0, json_schema_extra=_off(0.0), ge=0, le=1, description="alpha of CutMix; 0: none")
     tta: Literal["none", "flip", "shifts"] = Field(
         "shifts", description="logits are the mean over: none | flip | shifts (both ways, and flipped)"
     )
@@ -330,10 +358,10 @@ class ProbeParameters(TrainParameters):
                     f"{name} is {getattr(self, name)!r}, but the networks tested here see whole films under their true "
                     f"labels, and the probes set {name} themselves: leave it at {whole!r}."
                 )
-        if self.ring > WIDEST_RING:
+        if self.border > WIDEST_BORDER:
             raise InputError(
-                f"ring is {self.ring:g}, and with its seam a ring so wide leaves nothing of the film; give at most "
-                f"{WIDEST_RING:g}."
+                f"border is {self.border:g}, and with its seam a ring so wide leaves nothing of the film; give at most "
+                f"{WIDEST_BORDER:g}."
             )
         return self
 

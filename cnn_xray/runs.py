@@ -1,17 +1,19 @@
-"""Run records: ``runs/<id>/`` with run.json, model.keras, history.csv, predictions.csv; attention.csv if tested.
+"""Train a network once, record it, reload it, and put runs into one table.
 
-From parameters to a finished run: trained, scored and explained once, then read from its record.
+A run is a folder ``runs/<id>/`` with run.json, model.keras, history.csv and predictions.csv, and attention.csv where
+there are test images. It appears under its name when everything in it is written, or not at all.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import version
+from functools import cached_property, partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,16 @@ from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import PHANTOM, TrainParameters
 from cnn_xray.storage import atomic_folder, resolve
 
-PACKAGES = ("tensorflow", "keras", "numpy", "opencv-python-headless", "scikit-learn", "pandas", "scipy")
+TRAINING = 3  # counts changes of the network or its training: with another number, older runs are other runs
+MEASUREMENT = 1  # counts changes of what is measured: with another number, older runs are measured again, not trained
+TRAINED = ("model.keras", "history.csv")  # the files that a new measurement leaves as they are
+UNTRAINED = 3  # networks with random weights that attention is compared with
+PACKAGES = ("tensorflow", "keras", "jax", "numpy", "opencv-python-headless", "scikit-learn", "pandas", "scipy")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run. A folder appears under its final name only when everything in it is written."""
+    """A finished run in its folder."""
 
     folder: Path
 
@@ -55,7 +61,7 @@ class Run:
 
     @cached_property
     def attention(self) -> pd.DataFrame:
-        """Attention metrics of the test images and of every null (`nulls.attention_beside_nulls`)."""
+        """Metrics of the test images and of every null, with path, label and patient."""
         return pd.read_csv(self.folder / "attention.csv")
 
     @cached_property
@@ -63,11 +69,56 @@ class Run:
         """One row an epoch (`training.fit`)."""
         return pd.read_csv(self.folder / "history.csv")
 
+    @cached_property
     def model(self) -> Any:
         """The trained network."""
         from cnn_xray import network
 
         return network.load(self.folder / "model.keras")
+
+    def score(self, images: np.ndarray) -> np.ndarray:
+        """Logits (N,) of images (N, S, S) uint8, each as it is."""
+        return training.predict(self.model, images)
+
+    def on(self, split: str) -> pd.DataFrame:
+        """The predictions on one split, rows numbered from 0."""
+        return self.predictions[self.predictions["split"] == split].reset_index(drop=True)
+
+
+def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
+    """The run of these parameters on these data (default: ``load_dataset(p)``): reused if recorded, else trained.
+
+    A run that was measured by an earlier version of this module is measured again without training. ``p.rerun`` trains
+    again, and the new record replaces the old one when it is finished.
+    """
+    p = p.resolved()
+    data = data or load_dataset(p)
+    folder = resolve(p.runs) / run_id(p, data)
+    found = None if p.rerun else find_run(folder)
+    if found and found.record.get("measurement") == MEASUREMENT:
+        print(f"{found.id}: recorded already, reused", flush=True)
+        return found
+    with atomic_folder(folder, replace=True) as unfinished:
+        if found:
+            print(f"{found.id}: recorded already, measured again", flush=True)
+            for name in TRAINED:
+                shutil.copy2(found.folder / name, unfinished)
+            record = {key: found.record[key] for key in ("training", "trained_by")}
+        else:
+            print(f"{folder.name}: training on {len(data.rows('train')):,} images", flush=True)
+            record = _train(p, data, unfinished)
+        record |= _measured(p, data, Run(unfinished), record["training"])
+        (unfinished / "run.json").write_text(json.dumps(record, indent=1, default=float))
+    return Run(folder)
+
+
+def runs_of_seeds(p: TrainParameters, count: int, data: Dataset | None = None) -> dict[int, Run]:
+    """Seed → the run of these parameters with that seed, for ``count`` seeds from ``p.seed`` upwards.
+
+    ``data`` are those of the first seed; the others load their own, for the split follows the seed.
+    """
+    every = [p.model_copy(update={"seed": seed}) for seed in range(p.seed, p.seed + count)]
+    return {one.seed: run_of(one, data if one.seed == p.seed else None) for one in every}
 
 
 def find_run(folder: Path) -> Run | None:
@@ -75,15 +126,131 @@ def find_run(folder: Path) -> Run | None:
     return Run(folder) if (folder / "run.json").is_file() else None
 
 
+def run_id(p: TrainParameters, data: Dataset) -> str:
+    """Readable name of a run, unique to its parameters, its data's content and the version of the training."""
+    told = {name: value for name, value in identity(p).items() if value != _off(name)}
+    what = json.dumps([TRAINING, told, data.fingerprint], sort_keys=True)
+    mark = hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
+    named = [data.name] if p.data != PHANTOM else []
+    named += [f"{p.artifact_location}-rho{p.rho:g}"] if p.rho is not None else []
+    seen = [p.keep] * (p.keep != "all") + [p.labels] * (p.labels != "true")
+    return "-".join([*named, f"{p.image_size}px", f"crop{p.crop:g}", *seen, f"seed{p.seed}", mark])
+
+
+def identity(p: TrainParameters) -> dict[str, Any]:
+    """The parameters that make one run differ from another on the same data."""
+    elsewhere = {"data", "runs", "rerun", "on_bad_image", "recipe"}  # what the recipe fills in is kept
+    kept = [name for name in TrainParameters.model_fields if name not in elsewhere and not name.startswith("phantom_")]
+    planted = p.data != PHANTOM and p.rho is not None
+    return {name: getattr(p, name) for name in kept if planted or not name.startswith("artifact_")}
+
+
+def _off(name: str) -> Any:
+    """The value at which a parameter does nothing: a run's id leaves it out, so that options can be added later."""
+    extra = TrainParameters.model_fields[name].json_schema_extra
+    return extra.get("off", ...) if isinstance(extra, dict) else ...
+
+
+def _train(p: TrainParameters, data: Dataset, folder: Path) -> dict[str, Any]:
+    """Train and save the network; what the record says of its training."""
+    from cnn_xray import network
+
+    labels = data.table["label"].to_numpy()
+    train, validation = data.rows("train"), data.rows("val")
+    trained_by = environment()
+    begun = time.perf_counter()
+    model = network.build(p)
+    history = training.fit(model, p, (data.pixels[train], labels[train]), (data.pixels[validation], labels[validation]))
+    seconds = time.perf_counter() - begun
+    model.save(folder / "model.keras")
+    history.to_csv(folder / "history.csv", index=False)
+    told = {
+        "network_parameters": int(model.count_params()),
+        "epochs_trained": len(history),
+        "best_epoch": int(history.loc[history["best"], "epoch"].iloc[0]),
+        "train_seconds": seconds,
+        "train_images_per_second": len(train) * len(history) / seconds,
+    }
+    return {"training": told, "trained_by": trained_by}
+
+
+def _measured(p: TrainParameters, data: Dataset, run: Run, trained: dict[str, float]) -> dict[str, Any]:
+    """Score and explain the network in the run's folder; what the record says besides its training."""
+    scored = data.rows("val", *TEST_SPLITS)
+    explained = cam.evidence(run.model, data.pixels[scored])
+    logits = explained.logits if p.tta == "none" else training.predict(run.model, data.pixels[scored], tta=p.tta)
+    predictions = data.table.iloc[scored][["path", "label", "split", "patient"]].assign(
+        logit=logits, probability=training.probability(logits)
+    )
+    predictions.to_csv(run.folder / "predictions.csv", index=False)
+    attended: dict[str, float] = {}
+    if len(data.rows("test")):
+        table = _attention(p, data, run)
+        table.to_csv(run.folder / "attention.csv", index=False)
+        means = table[table["arm"] == "image"].select_dtypes("number").drop(columns="label").mean().dropna()
+        attended = {f"test_{name}": value for name, value in means.items()}
+    artifact = [name for name in TrainParameters.model_fields if name.startswith(("phantom_", "artifact_"))]
+    phantom = {name: getattr(p, name) for name in artifact if p.data == PHANTOM}
+    return {
+        "measurement": MEASUREMENT,
+        "parameters": {"data": data.name, **identity(p), **phantom},
+        "metrics": {
+            **_scores(predictions),
+            **attended,
+            "largest_evidence_residual": float(explained.residual().max()),
+            **trained,
+        },
+        "seed": p.seed,
+        "data_fingerprint": data.fingerprint,
+        "images": {split: int(count) for split, count in data.table["split"].value_counts().items()},
+        "notes": list(data.notes),
+        "measured_by": environment(),
+    }
+
+
+def _scores(predictions: pd.DataFrame) -> dict[str, float]:
+    """``val_auc``, and every metric of each test set as ``test_auc``, ``conflict_auc``, ``test_accuracy``, …"""
+    scores: dict[str, float] = {}
+    for split, part in predictions.groupby("split", sort=False):
+        found = classification_metrics(part["label"].to_numpy(), part["probability"].to_numpy())
+        kept = ["auc"] if split == "val" else list(found)
+        scores.update({f"{split}_{name}": found[name] for name in kept})
+    return scores
+
+
+def _attention(p: TrainParameters, data: Dataset, run: Run) -> pd.DataFrame:
+    """`attention.metrics_beside_nulls` of the test images, with path, label and patient of each."""
+    from cnn_xray import network
+
+    rows, train = data.rows("test"), data.rows("train")
+    fresh = [network.build(p.model_copy(update={"seed": p.seed + 1_000_000 * i})) for i in range(1, UNTRAINED + 1)]
+    found = attention.metrics_beside_nulls(
+        partial(cam.evidence, run.model),
+        [partial(cam.evidence, model) for model in fresh],
+        data.pixels[rows],
+        attention.neutral_image(data.pixels[train], data.table["label"].to_numpy()[train]),
+        p.border,
+        p.explain,
+        *(None if masks is None else masks[rows] for masks in (data.lungs, data.artifacts)),
+    )
+    table = data.table.iloc[rows].reset_index(drop=True)[["path", "label", "patient"]]
+    return table.join(found)
+
+
 def environment() -> dict[str, Any]:
     """Package versions, git commit, device and thread counts of this process."""
-    versions = {}
+    return {"versions": package_versions(), "git_commit": _git_commit(), **backend.device()}
+
+
+def package_versions() -> dict[str, str]:
+    """Version of each of `PACKAGES` that is installed."""
+    found = {}
     for package in PACKAGES:
         try:
-            versions[package] = version(package)
-        except ModuleNotFoundError:
+            found[package] = version(package)
+        except PackageNotFoundError:
             continue
-    return {"versions": versions, "git_commit": _git_commit(), **backend.device()}
+    return found
 
 
 def _git_commit() -> str:
@@ -98,108 +265,3 @@ def _git_commit() -> str:
 def runs_table(runs: list[Run]) -> pd.DataFrame:
     """One row a run: id, parameters and metrics, the table that reports carry as runs.csv."""
     return pd.DataFrame([{"run": run.id, **run.record["parameters"], **run.record["metrics"]} for run in runs])
-
-
-METHOD = 2  # counts changes of the network or of a measurement that make older records incomparable
-
-
-def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
-    """The run of these parameters on these data (``load(p)`` unless given): reused if recorded, else trained.
-
-    The record appears in ``p.runs`` whole or not at all; ``p.rerun`` trains again and replaces it.
-    """
-    p = p.resolved()
-    data = data or load_dataset(p)
-    folder = resolve(p.runs) / run_id(p, data)
-    found = find_run(folder)
-    if found and not p.rerun:
-        print(f"{found.id}: recorded already, reused", flush=True)
-        return found
-    print(f"{folder.name}: training on {len(data.rows('train')):,} images", flush=True)
-    with atomic_folder(folder, replace=True) as unfinished:
-        _execute(p, data, unfinished)
-    return Run(folder)
-
-
-def identity(p: TrainParameters) -> dict[str, Any]:
-    """The parameters that make one run differ from another on the same data."""
-    elsewhere = {"data", "runs", "rerun", "on_bad_image", "recipe"}  # what the recipe fills in is kept
-    kept = [name for name in TrainParameters.model_fields if name not in elsewhere and not name.startswith("phantom_")]
-    planted = p.data != PHANTOM and p.rho is not None
-    return {name: getattr(p, name) for name in kept if planted or not name.startswith("artifact_")}
-
-
-def run_id(p: TrainParameters, data: Dataset) -> str:
-    """Readable name of a run, unique to its parameters, its data's content and the method's version."""
-    what = json.dumps([METHOD, identity(p), data.fingerprint], sort_keys=True)
-    mark = hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
-    named = [data.name] if p.data != PHANTOM else []
-    named += [f"{p.artifact_location}-rho{p.rho:g}"] if p.rho is not None else []
-    seen = [p.keep] * (p.keep != "all") + [p.labels] * (p.labels != "true")
-    return "-".join([*named, f"{p.image_size}px", f"crop{p.crop:g}", *seen, f"seed{p.seed}", mark])
-
-
-def _execute(p: TrainParameters, data: Dataset, folder: Path) -> None:
-    labels = data.table["label"].to_numpy()
-    train, validation = data.rows("train"), data.rows("val")
-    surroundings = environment()
-    begun = time.perf_counter()
-    from cnn_xray import network
-
-    model = network.build(p)
-    history = training.fit(model, p, (data.pixels[train], labels[train]), (data.pixels[validation], labels[validation]))
-    seconds = time.perf_counter() - begun
-    model.save(folder / "model.keras")
-    history.to_csv(folder / "history.csv", index=False)
-
-    scored = data.rows("val", *TEST_SPLITS)
-    explained = cam.evidence(model, data.pixels[scored])
-    logits = explained.logits if p.tta == "none" else training.predict(model, data.pixels[scored], tta=p.tta)
-    predictions = data.table.iloc[scored][["path", "label", "split", "patient"]].assign(
-        logit=logits, probability=training.probability(logits)
-    )
-    predictions.to_csv(folder / "predictions.csv", index=False)
-    attended_means: dict[str, float] = {}
-    if len(data.rows("test")):
-        attended = attention.metrics_beside_nulls(model, p, data, data.rows("test"))
-        attended.to_csv(folder / "attention.csv", index=False)
-        attended_means = _attention_means(attended)
-
-    names = [name for name in TrainParameters.model_fields if name.startswith(("phantom_", "artifact_"))]
-    phantom = {name: getattr(p, name) for name in names}
-    record = {
-        "parameters": {"data": data.name, **identity(p), **(phantom if p.data == PHANTOM else {})},
-        "metrics": {
-            **_scores(predictions),
-            **attended_means,
-            "largest_evidence_residual": float(explained.residual().max()),
-            "network_parameters": int(model.count_params()),
-            "epochs_trained": len(history),
-            "best_epoch": int(history.loc[history["best"], "epoch"].iloc[0]),
-            "train_seconds": seconds,
-            "train_images_per_second": len(train) * len(history) / seconds,
-        },
-        "seed": p.seed,
-        "data_fingerprint": data.fingerprint,
-        "images": {split: int(count) for split, count in data.table["split"].value_counts().items()},
-        "notes": list(data.notes),
-        **surroundings,
-    }
-    (folder / "run.json").write_text(json.dumps(record, indent=1, default=float))
-
-
-def _scores(predictions: pd.DataFrame) -> dict[str, float]:
-    """``val_auc``, and every metric of each test set as ``test_auc``, ``conflict_auc``, ``test_accuracy``, …"""
-    scores: dict[str, float] = {}
-    for split, part in predictions.groupby("split", sort=False):
-        found = classification_metrics(part["label"].to_numpy(), part["probability"].to_numpy())
-        kept = ["auc"] if split == "val" else list(found)
-        scores.update({f"{split}_{name}": found[name] for name in kept})
-    return scores
-
-
-def _attention_means(attended: pd.DataFrame) -> dict[str, float]:
-    """Means over the test images of each attention metric, as ``test_lung_enrichment``, …"""
-    real = attended[attended["arm"] == "image"]
-    metrics = real.drop(columns=["path", "label", "patient", "arm"]).astype(float).mean()
-    return {f"test_{name}": value for name, value in metrics.items() if not np.isnan(value)}

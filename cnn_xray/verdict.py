@@ -1,139 +1,24 @@
-"""The figures that the verdict on the border rests on, from a finished run.
-
-The verdict on the border, filled in from figures: what decided every line, and an honest "no evidence".
-"""
+"""The questions about the border, the figure that answers each, and the verdict filled in from the answers."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cnn_xray import InputError, audit, geometry, interventions
-from cnn_xray.audit import size_only_probe
 from cnn_xray.data import CLASSES, Dataset, load_dataset
-from cnn_xray.metrics import auc_with_interval, weighted_auc
+from cnn_xray.interventions import Score
+from cnn_xray.metrics import auc_difference, auc_with_interval
 from cnn_xray.parameters import ProbeParameters, TrainParameters
 from cnn_xray.runs import Run, run_of
-from cnn_xray.statistics import Comparison, Estimate, compare, holm, sample_and_replicates, signed_rank
-from cnn_xray.training import predict
-
-COUNTERFACTUAL = "conflict"  # the set whose artifact is on the wrong class
-
-
-def check_test_split(p: ProbeParameters, data: Dataset) -> None:
-    """Raise `InputError`, before anything is trained, for test films or a ring that leave the tests without an answer.
-
-    That is a test split of one class, and a ring that covers no pixel of a film as networks or probes see it.
-    """
-    labels = data.table["label"].iloc[data.rows("test")]
-    if labels.nunique() < 2:
-        seen = [list(CLASSES)[label] for label in labels.unique()]
-        raise InputError(
-            f"The test split of {data.name} has {len(labels)} films, all {' '.join(seen) or 'unreadable'}; the tests "
-            "compare the classes, so it needs films of both."
-        )
-    size = min(data.view.size, p.probe().side)
-    geometry.part_alone(np.zeros((1, size, size), np.uint8), "ring", p.ring, None, np.arange(1))
-
-
-def border_figures(run: Run, p: ProbeParameters, data: Dataset) -> dict[str, Comparison]:
-    """The verdict's figures by question (`verdict.QUESTIONS`) for a run of ``p`` on ``data``.
-
-    With lung masks, the border is the ring *outside the lungs*: a ring may hold lung, above all after cropping,
-    and disease is no shortcut. Then three probes are trained unless they are recorded: on that ring, on all
-    outside the lungs, and on what lies between ring and lungs; *The border's own* is what the ring adds to the
-    latter. Without masks of both classes in every split there is one probe, on the whole ring, and *The border's
-    own* is missing. *Harmful* is the AUC lost on the set whose artifact is on the wrong class, else on
-    size-matched films, where there are such.
-    """
-    parts_seen = ("ring_outside_lungs", "outside_lungs", "between")
-    views = {part: _loaded(p.probe(keep=part)) for part in parts_seen} if data.lungs is not None else {}
-    found = {}
-    if views and all(views.values()):
-        ring, outside, between = (run_of(p.probe(keep=part), view) for part, view in views.items())
-        found["Available"] = available(ring, p.seed)
-        found["Used"] = used(run.model(), p, data, "ring outside the lungs")
-        found["The border's own"] = auc_lost(_tested(outside), _tested(between), p.seed)
-    else:
-        found["Available"] = available(run_of(p.probe(keep="ring")), p.seed)
-        found["Used"] = used(run.model(), p, data, "outer ring")
-    found["Displayed"] = displayed(run)
-    harmed = harmful(run, p, data)
-    return found if harmed is None else found | {"Harmful": harmed}
-
-
-def harmful(run: Run, p: ProbeParameters, data: Dataset) -> Comparison | None:
-    """AUC lost on the set with the artifact on the wrong class, else on films matched by size; None without either."""
-    test = _tested(run)
-    if COUNTERFACTUAL in set(run.predictions["split"]):
-        return auc_lost(test, _tested(run, COUNTERFACTUAL), p.seed)
-    films = data.table.iloc[data.rows("test")]
-    size = size_only_probe(data.table.iloc[data.rows("train", "val")], films, seed=p.seed)
-    odds = audit.log_odds(size.probabilities)
-    known = odds[np.isfinite(odds)]
-    if not len(known) or np.ptp(known) == 0:
-        return None
-    matched = audit.matched_auc(films["label"], test["logit"], odds, films["patient"], seed=p.seed)
-    return auc_lost(test, test.iloc[matched.matches.ravel()], p.seed) if matched.pairs else None
-
-
-def available(probe: Run, seed: int = 0) -> Comparison:
-    """Test AUC of a probe with its interval by patient; p against 0.5."""
-    test = _tested(probe)
-    return auc_with_interval(test["label"], test["probability"], test["patient"], seed=seed)
-
-
-def used(model: Any, p: ProbeParameters, data: Dataset, region: str) -> Comparison:
-    """R of a region on the test films (`transplant.reliance`)."""
-    rows = data.rows("test")
-    test = data.table.iloc[rows]
-    labels, patients = test["label"].to_numpy(), test["patient"].to_numpy()
-    pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed)
-    exchanged = interventions.swapped(model, data, rows, pairs, region, p.ring)
-    return interventions.reliance(exchanged, labels, predict(model, data.pixels[rows]), patients, p.seed)["R"]
-
-
-def displayed(run: Run) -> Comparison:
-    """log2 border density of the films less that with the ring neutralised, a mean a patient.
-
-    Hodges–Lehmann estimate with its interval, p by Wilcoxon's signed-rank test.
-    """
-    arms = run.attention.pivot(index=["path", "patient"], columns="arm", values="log2_border_density_ratio")
-    contrast = arms["image"] - arms["neutralised ring"]
-    return signed_rank(contrast.groupby("patient").mean())
-
-
-def auc_lost(with_shortcut: pd.DataFrame, without: pd.DataFrame, seed: int = 0) -> Comparison:
-    """AUC on one set of films less that on another (rows of predictions), patients of both drawn together."""
-    both = pd.concat([with_shortcut, without])
-    weights = sample_and_replicates(both["patient"], seed)
-    cut = len(with_shortcut)
-    aucs = [
-        weighted_auc(part["label"].to_numpy(), part["logit"].to_numpy(), own)
-        for part, own in ((with_shortcut, weights[:, :cut]), (without, weights[:, cut:]))
-    ]
-    difference = aucs[0] - aucs[1]
-    return compare(difference[0], difference[1:], both["patient"])
-
-
-def _loaded(p: TrainParameters) -> Dataset | None:
-    """The films of a probe, or None where too few have the lung mask that it needs."""
-    try:
-        return load_dataset(p)
-    except InputError:
-        return None
-
-
-def _tested(run: Run, split: str = "test") -> pd.DataFrame:
-    return run.predictions[run.predictions["split"] == split]
-
+from cnn_xray.statistics import Comparison, Estimate, holm, signed_rank
 
 LEVEL = 0.05  # of the Holm-adjusted p
 YES, NO, OPEN, MISSING = "yes", "no", "not shown", "not available"
+CONFLICTING = "conflict"  # the bias-conflicting set, whose artifact is on the wrong class
 
 
 @dataclass(frozen=True)
@@ -146,12 +31,12 @@ class Question:
 
 
 # What counts was fixed by trials on phantoms of seeds below 10, and is tried on others (benchmarks/instruments.py).
-# An AUC below 0.6 tells little of any single film; a contrast below 0.5 is common where the border tells nothing.
+# An AUC below 0.6 tells little of any single image; a contrast below 0.5 is common where the border tells nothing.
 QUESTIONS = (
-    Question("Available", "AUC of a small network that sees the ring alone", 0.6),
-    Question("Used", "R: share of the class difference that moves with the ring", 0.05),
-    Question("The border's own", "AUC that the ring adds to what lies between ring and lungs", 0.05),
-    Question("Displayed", "log2 border density, film − ring neutralised", 0.5),
+    Question("Available", "AUC of a small network that sees the border alone", 0.6),
+    Question("Used", "R: share of the class difference that moves with the border", 0.05),
+    Question("The border's own", "AUC that the border adds to what lies between border and lungs", 0.05),
+    Question("Displayed", "log2 border density, image − border neutralised", 0.5),
     Question("Harmful", "AUC lost where the shortcut does not help", 0.02),
 )
 
@@ -210,6 +95,110 @@ OTHERS: tuple[tuple[tuple[str | None, ...], str, str], ...] = (
 )
 
 
+def check_test_split(p: ProbeParameters, data: Dataset) -> None:
+    """Raise `InputError`, before anything is trained, for test images or a border that leave the tests without an answer.
+
+    That is a test split of one class, and a border that covers no pixel of an image as networks or probes see it.
+    """
+    labels = data.table["label"].iloc[data.rows("test")]
+    if labels.nunique() < 2:
+        seen = [list(CLASSES)[label] for label in labels.unique()]
+        raise InputError(
+            f"The test split of {data.name} has {len(labels)} images, all {' '.join(seen) or 'unreadable'}; the tests "
+            "compare the classes, so it needs images of both."
+        )
+    size = min(data.view.size, p.probe().side)
+    geometry.part_alone(np.zeros((1, size, size), np.uint8), "border", p.border, None, np.arange(1))
+
+
+def border_figures(
+    score: Score, predictions: pd.DataFrame, p: ProbeParameters, data: Dataset, attended: pd.DataFrame | None = None
+) -> dict[str, Comparison]:
+    """The verdict's figures by question (`QUESTIONS`) for any classifier.
+
+    With lung masks, the border is the border *outside the lungs*: a border may hold lung, above all after cropping,
+    and disease is no shortcut. Then three probes are trained unless they are recorded: on that border, on all outside
+    the lungs, and on what lies between border and lungs; *The border's own* is what the border adds to the latter.
+    Without masks of both classes in every split there is one probe, on the whole border, and *The border's own* is
+    missing. *Harmful* is the AUC lost on the bias-conflicting set, else on size-matched images, where there are such.
+
+    Parameters
+    ----------
+    score
+        Images (N, S, S) uint8 → logits (N,).
+    predictions
+        Of the same classifier, one row an image: label, split, patient, logit; the test split in the order of ``data``.
+    p, data
+        What the classifier was asked on; ``p`` also says how the probes are trained.
+    attended
+        `runs.Run.attention`; without it *Displayed* is missing.
+    """
+    seen = ("border_outside_lungs", "outside_lungs", "between")
+    views = {part: _loaded(p.probe(keep=part)) for part in seen} if data.lungs is not None else {}
+    found = {}
+    if views and all(views.values()):
+        border, outside, between = (run_of(p.probe(keep=part), view) for part, view in views.items())
+        found["Available"] = available(border, p.seed)
+        found["Used"] = used(score, p, data, "border outside the lungs")
+        found["The border's own"] = auc_difference(outside.on("test"), between.on("test"), p.seed)
+    else:
+        found["Available"] = available(run_of(p.probe(keep="border")), p.seed)
+        found["Used"] = used(score, p, data, "border")
+    if attended is not None:
+        found["Displayed"] = displayed(attended)
+    harmed = harmful(predictions, p, data)
+    return found if harmed is None else found | {"Harmful": harmed}
+
+
+def available(probe: Run, seed: int = 0) -> Comparison:
+    """Test AUC of a probe with its interval by patient; p against 0.5."""
+    test = probe.on("test")
+    return auc_with_interval(test["label"], test["probability"], test["patient"], seed=seed)
+
+
+def used(score: Score, p: ProbeParameters, data: Dataset, region: str) -> Comparison:
+    """R of a region on the test images (`interventions.reliance`)."""
+    rows = data.rows("test")
+    labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
+    pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed)
+    swapped = interventions.swap_effects(score, data, rows, pairs, region, p.border)
+    return interventions.reliance(swapped, labels, score(data.pixels[rows]), patients, p.seed)["R"]
+
+
+def displayed(attended: pd.DataFrame) -> Comparison:
+    """log2 border density of the images less that with the border neutralised, a mean a patient.
+
+    Hodges–Lehmann estimate with its interval, p by Wilcoxon's signed-rank test.
+    """
+    arms = attended.pivot(index=["path", "patient"], columns="arm", values="log2_border_density_ratio")
+    contrast = arms["image"] - arms["neutralised border"]
+    return signed_rank(contrast.groupby("patient").mean())
+
+
+def harmful(predictions: pd.DataFrame, p: ProbeParameters, data: Dataset) -> Comparison | None:
+    """AUC lost on the bias-conflicting set, else on images matched by size; None without either."""
+    of_split = dict(iter(predictions.groupby("split")))
+    test = of_split["test"].reset_index(drop=True)
+    if CONFLICTING in of_split:
+        return auc_difference(test, of_split[CONFLICTING], p.seed)
+    images = data.table.iloc[data.rows("test")]
+    size = audit.size_only_probe(data.table.iloc[data.rows("train", "val")], images, seed=p.seed)
+    odds = audit.log_odds(size.probabilities)
+    known = odds[np.isfinite(odds)]
+    if not len(known) or np.ptp(known) == 0:
+        return None
+    matched = audit.matched_auc(images["label"], test["logit"], odds, images["patient"], seed=p.seed)
+    return auc_difference(test, test.iloc[matched.matches.ravel()], p.seed) if matched.pairs else None
+
+
+def _loaded(p: TrainParameters) -> Dataset | None:
+    """The images of a probe, or None where too few have the lung mask that it needs."""
+    try:
+        return load_dataset(p)
+    except InputError:
+        return None
+
+
 def judge(figures: dict[str, Comparison]) -> Verdict:
     """The verdict from one Comparison a question (by `Question.name`; a missing one counts as not available).
 
@@ -257,7 +246,7 @@ def _conclusion(answers: dict[str, str]) -> tuple[str, str, bool]:
     )
 
 
-def in_words(line: pd.Series) -> str:
+def answer_in_words(line: pd.Series) -> str:
     """One line of the verdict's table as ``yes: 0.91 [0.87, 0.94]``."""
     if line["answer"] == MISSING:
         return MISSING
@@ -265,10 +254,10 @@ def in_words(line: pd.Series) -> str:
 
 
 def harm_sentence(verdict: Verdict, planted: bool) -> str:
-    """A sentence on what the Harmful line means together with the verdict on the border.
+    """What the Harmful line means together with the verdict on the border.
 
-    ``planted``: whether the shortcut that was reversed is an artifact in the film, which a crop may remove; else it is
-    the films' size, which no crop removes.
+    ``planted``: whether the shortcut that was reversed is an artifact in the image, which a crop may remove; else it is
+    the images' size, which no crop removes.
     """
     answers = verdict.table["answer"]
     if answers["Harmful"] == MISSING:
@@ -277,8 +266,8 @@ def harm_sentence(verdict: Verdict, planted: bool) -> str:
         return "That AUC is lost where the shortcut does not help is not shown."
     if not planted:
         return (
-            "AUC is lost on films that their size hardly tells apart. Such films may also be harder in other ways; and "
-            "a crop of the border does not take their size away."
+            "AUC is lost on images that their size hardly tells apart. Such images may also be harder in other ways; "
+            "and a crop of the border does not take their size away."
         )
     lost = "AUC is lost where the artifact does not help"
     if verdict.border_shortcut:

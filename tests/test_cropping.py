@@ -37,7 +37,7 @@ def test_the_new_edge_is_compared_with_the_rest_of_the_window_alone():
     maps = frame(
         (slice(4, 12), slice(4, 12), 1.0), (slice(6, 10), slice(6, 10), 4.0), (slice(0, 1), slice(0, 16), 99.0)
     )
-    assert measured(maps)["inner_ring_log2_density_ratio"] == pytest.approx(np.log2(1 / 4))
+    assert measured(maps)["inner_border_log2_density_ratio"] == pytest.approx(np.log2(1 / 4))
 
 
 def test_lung_enrichment_counts_only_what_lies_in_the_window():
@@ -73,6 +73,6 @@ def test_lung_loss_by_hand():
 
 def test_a_masked_border_is_not_seen():
     data = SimpleNamespace(placements=[Placement((0.1, 0.1, 0.9, 0.9), (0, 0, 1, 1))])
-    p = DataParameters(keep="centre", ring=0.25)
+    p = DataParameters(keep="centre", border=0.25)
     assert attention.seen_windows(data, [0], p)[0] == pytest.approx((0.3, 0.3, 0.7, 0.7))
     assert attention.seen_windows(data, [0], DataParameters())[0] == (0.1, 0.1, 0.9, 0.9)

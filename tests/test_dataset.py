@@ -152,7 +152,7 @@ def test_what_is_not_asked_for_is_not_read(films):
 def test_every_film_keeps_its_own_pixels_where_others_before_it_are_not_read(films):
     table = pd.read_csv(films / "manifest.csv")
     table.iloc[::-1].to_csv(films / "manifest.csv", index=False)
-    for more in ({}, {"keep": "ring"}, {"artifact_rho": 0.9, "artifact_amplitude": 0.05}):
+    for more in ({}, {"keep": "border"}, {"artifact_rho": 0.9, "artifact_amplitude": 0.05}):
         data = load(films, splits=FITTING, **more)
         assert set(data.table["split"]) == set(FITTING) and len(data.pixels) == len(data.table) == 16
         for film, path in zip(data.pixels, data.table["path"], strict=True):
@@ -181,7 +181,7 @@ def test_the_box_is_that_of_the_training_masks_alone(films):
             mask = np.pad(np.full((20, 20), 255, np.uint8), 10)
         Image.fromarray(mask).save(films / f"mask{name}")
     table.assign(lung_mask="mask" + table["path"]).to_csv(films / "manifest.csv", index=False)
-    data = load(films, keep="outside_box", crop=0.1)
+    data = load(films, keep="outside_lung_box", crop=0.1)
     assert len(data.table) == 24 and set(data.table["split"]) == {"train", "val", "test"}
     box = np.zeros((32, 32), bool)
     box[6:26, 6:26] = True  # 10:30 of 40 px, of which the crop cut four
@@ -190,8 +190,8 @@ def test_the_box_is_that_of_the_training_masks_alone(films):
 
 
 def test_a_part_of_the_phantom_keeps_its_pairs():
-    whole = load_dataset(DataParameters(phantom_images=80, ring=0.125))
-    data = load_dataset(DataParameters(phantom_images=80, ring=0.125, keep="centre"))
+    whole = load_dataset(DataParameters(phantom_images=80, border=0.125))
+    data = load_dataset(DataParameters(phantom_images=80, border=0.125, keep="centre"))
     assert (data.pixels[:, :8] == 128).all() and (data.pixels[:, :, -8:] == 128).all()
     np.testing.assert_array_equal(data.pixels[:, 8:-8, 8:-8], whole.pixels[:, 8:-8, 8:-8])
     np.testing.assert_array_equal(data.pixels[data.rows("conflict")], data.pixels[data.rows("clean")])
@@ -211,8 +211,8 @@ def test_masks_for_one_class_or_one_split_are_not_enough(films):
     table.loc[(table["split"] == "test") & (table["label"] == 1), "lung_mask"] = np.nan
     table.to_csv(films / "manifest.csv", index=False)
     with pytest.raises(InputError, match="no test film that is PNEUMONIA has one"):
-        load(films, keep="outline")
-    assert len(load(films, keep="ring").table) == 24
+        load(films, keep="lung_outline")
+    assert len(load(films, keep="border").table) == 24
 
 
 def test_empty_masks_are_no_masks(films):
@@ -222,10 +222,10 @@ def test_empty_masks_are_no_masks(films):
         load(films, keep="outside_lungs")
 
 
-@pytest.mark.parametrize("ring", [0.49, 0.01])
+@pytest.mark.parametrize("border", [0.49, 0.01])
 def test_a_ring_that_leaves_all_or_nothing_is_refused(films, ring):
     with pytest.raises(InputError, match=f"ring is {ring}, which is"):
-        load(films, keep="centre", ring=ring)
+        load(films, keep="centre", border=ring)
 
 
 # ---- permuted labels
@@ -249,7 +249,7 @@ def test_permuting_moves_only_the_labels_of_training_and_validation():
 
 def test_the_fingerprint_is_that_of_the_files_whatever_is_kept_planted_or_permuted(films):
     first = load(films, seed=MASKED).fingerprint
-    for change in ({"keep": "outline"}, {"keep": "ring"}, {"artifact_rho": 0.5}, {"labels": "permuted"}):
+    for change in ({"keep": "lung_outline"}, {"keep": "border"}, {"artifact_rho": 0.5}, {"labels": "permuted"}):
         assert load(films, seed=MASKED, **change).fingerprint == first
 
 

@@ -94,16 +94,18 @@ def id_of(films, **more):
 
 
 def test_what_is_seen_planted_or_permuted_is_another_run(films):
-    parts = [{"keep": part} for part in ("ring", "centre", "outside_box", "outside_lungs", "outline", "between")]
+    parts = [
+        {"keep": part} for part in ("border", "centre", "outside_lung_box", "outside_lungs", "lung_outline", "between")
+    ]
     planted = [{"artifact_rho": 0.5}, {"artifact_rho": 0.0}, {"artifact_rho": 0.5, "artifact_kinds": "text"}]
-    more = [{}, *parts, *planted, {"labels": "permuted"}, {"labels": "permuted", "keep": "ring"}]
-    more += [{"artifact_rho": 0.5, "artifact_amplitude": 0.5}, {"keep": "ring", "ring": 0.2}]
+    more = [{}, *parts, *planted, {"labels": "permuted"}, {"labels": "permuted", "keep": "border"}]
+    more += [{"artifact_rho": 0.5, "artifact_amplitude": 0.5}, {"keep": "border", "border": 0.2}]
     ids = [id_of(films, **change) for change in more]
     assert len(set(ids)) == len(ids)
     assert ids[0].startswith("films-32px-crop0-seed0-")
-    assert ids[1].startswith("films-32px-crop0-ring-seed0-")
+    assert ids[1].startswith("films-32px-crop0-border-seed0-")
     assert ids[7].startswith("films-border-rho0.5-32px-crop0-seed0-")
-    assert id_of(films, labels="permuted", keep="ring").startswith("films-32px-crop0-ring-permuted-seed0-")
+    assert id_of(films, labels="permuted", keep="border").startswith("films-32px-crop0-border-permuted-seed0-")
 
 
 def test_how_an_artifact_looks_that_is_not_planted_is_no_part_of_the_run(films):

@@ -46,10 +46,10 @@ def test_the_ring_is_replaced_and_the_interior_untouched():
 def test_every_arm_has_a_row_an_image(data):
     p = TrainParameters(image_size=32, width=4, seed=0)
     found = attention.metrics_beside_nulls(network.build(p), p, data, data.rows("test"))
-    arms = ["image", "neutralised ring", "constant image", "randomised weights", "uniform"]
+    arms = ["image", "neutralised border", "constant image", "randomised weights", "uniform"]
     assert found["arm"].unique().tolist() == arms
     assert (found.groupby("arm")["path"].apply(list).map(lambda paths: paths == ["4.png", "5.png"])).all()
     wide = found.pivot(index="path", columns="arm", values="signed_border_evidence")
-    assert (wide["image"] - wide["neutralised ring"]).abs().min() > 0
+    assert (wide["image"] - wide["neutralised border"]).abs().min() > 0
     assert wide["constant image"].nunique() == 1
     assert found["artifact_sensitivity"].isna().all()

@@ -46,7 +46,7 @@ def random_films(n=6, seed=0) -> Dataset:
 
 
 def occlude(model, data, width=WIDTH, seed=0) -> pd.DataFrame:
-    return interventions.occluded(model, data, np.arange(len(data.pixels)), width, seed)
+    return interventions.occlusion_effects(model, data, np.arange(len(data.pixels)), width, seed)
 
 
 def at(found, fill, place, column="drop"):
@@ -55,7 +55,7 @@ def at(found, fill, place, column="drop"):
 
 def test_one_row_a_film_fill_and_place():
     data = random_films()
-    found = interventions.occluded(of_ring, data, np.array([4, 1]), WIDTH, 0)
+    found = interventions.occlusion_effects(of_ring, data, np.array([4, 1]), WIDTH, 0)
     assert list(found.columns) == ["film", "path", "label", "fill", "place", "drop", "flip"]
     assert len(found) == 2 * 3 * 2 and not found.duplicated(["film", "fill", "place"]).any()
     assert set(found["fill"]) == set(interventions.FILLS) and set(found["place"]) == set(interventions.PLACES)
@@ -67,8 +67,8 @@ def test_the_mean_fill_of_a_ring_worked_by_hand():
     # 240 of 1024 pixels are ring. Film 0: z = 10; its mean grey is (200 · 240 + 40 · 784) / 1024 = 77.5, painted as 78.
     # Film 1: z = −6; mean grey (40 · 240 + 180 · 784) / 1024 = 147.2: 10.7 logits for NORMAL gone. Film 2: one grey.
     found = occlude(of_ring, two_tone([200, 40, 100], [40, 180, 100]))
-    np.testing.assert_allclose(at(found, "mean", "ring"), [12.2, 10.7, 0], atol=1e-5)
-    assert at(found, "mean", "ring", "flip").tolist() == [1, 1, 0]
+    np.testing.assert_allclose(at(found, "mean", "border"), [12.2, 10.7, 0], atol=1e-5)
+    assert at(found, "mean", "border", "flip").tolist() == [1, 1, 0]
     for fill in interventions.FILLS:  # what lies inside the ring is nothing to this network
         assert at(found, fill, "interior").tolist() == [0, 0, 0]
         assert at(found, fill, "interior", "flip").tolist() == [0, 0, 0]
@@ -78,7 +78,7 @@ def test_a_network_of_the_centre_loses_nothing_with_the_ring():
     pixels = np.where(CENTRE, np.array([200, 20]).reshape(-1, 1, 1), 100)
     found = occlude(of_centre, films(pixels))
     for fill in interventions.FILLS:
-        assert at(found, fill, "ring").tolist() == [0, 0]
+        assert at(found, fill, "border").tolist() == [0, 0]
     # z = 10 and −8; painted with 100 + 100/64 = 102 and 100 − 80/64 = 99 wherever the square is.
     np.testing.assert_allclose(at(found, "mean", "interior"), [9.8, 7.9], atol=1e-5)
     assert (at(found, "blur", "interior") > 0).all() and (at(found, "noise", "interior") > 0).all()
@@ -88,8 +88,8 @@ def test_a_network_of_the_centre_loses_nothing_with_the_ring():
 def test_more_of_the_same_evidence_is_a_negative_drop():
     # z = −2, decided NORMAL; the mean grey, 59, is darker still: z = −4.1.
     found = occlude(of_ring, two_tone([80], [53]))
-    assert at(found, "mean", "ring") == pytest.approx([-2.1], abs=1e-5)
-    assert at(found, "mean", "ring", "flip") == [0]
+    assert at(found, "mean", "border") == pytest.approx([-2.1], abs=1e-5)
+    assert at(found, "mean", "border", "flip") == [0]
 
 
 def test_positions_are_averaged():
@@ -133,10 +133,10 @@ def test_without_room_the_interior_is_nan_and_counted(width):
     found = occlude(of_centre, data, width=width)
     inside = found[found["place"] == "interior"]
     assert inside[["drop", "flip"]].isna().all(axis=None) and len(inside) == 6 * 3
-    assert found.loc[found["place"] == "ring", ["drop", "flip"]].notna().all(axis=None)
+    assert found.loc[found["place"] == "border", ["drop", "flip"]].notna().all(axis=None)
     table = interventions.occlusion_summary(found, data.table["patient"].to_numpy())
     assert table[["interior", "flips interior", "difference", "low", "high"]].isna().all(axis=None)
-    assert (table["undefined"] == 6).all() and (table["n"] == 0).all() and table["ring"].notna().all()
+    assert (table["undefined"] == 6).all() and (table["n"] == 0).all() and table["border"].notna().all()
 
 
 def test_a_constant_film_is_changed_by_no_fill():
@@ -187,12 +187,12 @@ def test_the_summary_worked_by_hand():
         (film, fill, place, drop + shift, flip)
         for fill, shift in (("mean", 0), ("blur", 10), ("noise", -10))
         for film, ring, interior in ((0, (3, 1), (1, 0.25)), (1, (5, 0), (2, 0)), (2, (1, 0), (np.nan, np.nan)))
-        for place, (drop, flip) in (("ring", ring), ("interior", interior))
+        for place, (drop, flip) in (("border", ring), ("interior", interior))
     ]
     occluded = pd.DataFrame(rows, columns=["film", "fill", "place", "drop", "flip"]).sample(frac=1, random_state=0)
     table = interventions.occlusion_summary(occluded, np.array(["a", "b", "c"]), seed=4)
     assert list(table.index) == ["mean", "blur", "noise"]
-    assert table["ring"].tolist() == [3, 13, -7] and table["interior"].tolist() == [1.5, 11.5, -8.5]
+    assert table["border"].tolist() == [3, 13, -7] and table["interior"].tolist() == [1.5, 11.5, -8.5]
     # Films with both: 3 − 1 and 5 − 2.
     assert (table["difference"] == 2.5).all() and (table["n"] == 2).all() and (table["undefined"] == 1).all()
     expected = paired_difference([3, 5], [1, 2], ["a", "b"], seed=4)

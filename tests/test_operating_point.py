@@ -9,7 +9,7 @@ VALIDATION = pd.DataFrame({"label": [0, 0, 1, 1], "probability": [0.1, 0.3, 0.7,
 
 
 def test_thresholds_by_hand():
-    chosen = metrics.thresholds(VALIDATION, learnt_prevalence=0.5, new_prevalence=0.6)
+    chosen = metrics.thresholds(VALIDATION, learned_prevalence=0.5, new_prevalence=0.6)
     assert list(chosen.values()) == pytest.approx([0.5, 0.5, 0.5, 0.4])  # the middle two lie midway between 0.3 and 0.7
     assert metrics.LOCKED in chosen and metrics.ADVISED in chosen
     with pytest.raises(InputError):
@@ -25,7 +25,7 @@ def test_metrics_at_each_threshold_by_hand():
 
 def test_a_network_learns_the_prevalence_that_training_shows_it():
     labels = pd.Series([0, 1, 1, 1])
-    assert [metrics.learnt_prevalence(one, labels) for one in ("weights", "sampling", "none")] == [
+    assert [metrics.learned_prevalence(one, labels) for one in ("weights", "sampling", "none")] == [
         0.5,
         0.5,
         0.75,

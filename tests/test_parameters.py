@@ -16,7 +16,7 @@ from cnn_xray.parameters import (
     NOTEBOOKS,
     PHANTOM,
     RECIPES,
-    WIDEST_RING,
+    WIDEST_BORDER,
     AttentionParameters,
     AuditParameters,
     CroppingParameters,
@@ -55,7 +55,7 @@ def refusal(cls, **values) -> str:
         ({"recipe": "lage"}, "recipe is 'lage', but it must be one of 'default', 'large'."),
         ({"recipe": "phantom"}, "recipe is 'phantom', but it must be one of 'default', 'large'."),
         ({"recipe": None}, "recipe is None, but it must be one of 'default', 'large'."),
-        ({"ring": 0.5}, "ring is 0.5, but it must be a number above 0 and below 0.5."),
+        ({"border": 0.5}, "border is 0.5, but it must be a number above 0 and below 0.5."),
         ({"artifact_rho": 1}, "artifact_rho is 1, but it must be a number above -1 and below 1, or None."),
         ({"labels": "shuffled"}, "labels is 'shuffled', but it must be one of 'true', 'permuted'."),
         ({"data": ""}, "data is '', but it must be a text that is not empty."),
@@ -98,8 +98,8 @@ def test_the_tests_are_of_networks_that_see_whole_films_under_true_labels(cls):
 
 @pytest.mark.parametrize("cls", [ShortcutParameters, CroppingParameters])
 def test_a_ring_whose_seam_would_cover_the_whole_film_is_refused(cls):
-    assert "leaves nothing of the film; give at most 0.4." in refusal(cls, ring=0.45)
-    assert cls.from_mapping({"ring": WIDEST_RING}).ring * (1 + geometry.SEAM) == 0.5
+    assert "leaves nothing of the film; give at most 0.4." in refusal(cls, border=0.45)
+    assert cls.from_mapping({"border": WIDEST_BORDER}).border * (1 + geometry.SEAM) == 0.5
 
 
 def test_parameters_cannot_be_changed_afterwards():

@@ -16,7 +16,7 @@ def kept(part, width=0.25, lungs=LUNGS):
 
 
 def test_ring_and_centre_share_the_film_out_between_them():
-    ring, centre = kept("ring", lungs=None), kept("centre", lungs=None)
+    ring, centre = kept("border", lungs=None), kept("centre", lungs=None)
     assert (ring[:, 2:6, 2:6] == 128).all()
     np.testing.assert_array_equal(centre[:, 2:6, 2:6], FILMS[:, 2:6, 2:6])
     inside = np.zeros((8, 8), bool)
@@ -26,7 +26,7 @@ def test_ring_and_centre_share_the_film_out_between_them():
     assert ring.dtype == centre.dtype == np.uint8
 
 
-@pytest.mark.parametrize("part", ["ring", "centre", "between"])
+@pytest.mark.parametrize("part", ["border", "centre", "between"])
 @pytest.mark.parametrize(("width", "said"), [(0.49, "every pixel of a film of 8 px"), (0.01, "no pixel of a film")])
 def test_a_ring_of_all_or_nothing_is_refused(part, width, said):
     with pytest.raises(InputError, match=said):
@@ -34,7 +34,7 @@ def test_a_ring_of_all_or_nothing_is_refused(part, width, said):
 
 
 def test_the_black_box_is_the_same_on_every_film_and_comes_from_training_masks():
-    found = kept("outside_box")
+    found = kept("outside_lung_box")
     box = np.zeros((8, 8), bool)
     box[2:6, 2:6] = True  # both lungs of the training films, each in half of them
     assert (found[:, box] == 0).all()
@@ -56,8 +56,8 @@ def test_between_is_left_of_the_film_without_ring_and_lungs():
 
 
 def test_an_outline_holds_nothing_of_the_film():
-    np.testing.assert_array_equal(kept("outline"), np.where(LUNGS, 255, 0))
-    assert kept("outline").dtype == np.uint8
+    np.testing.assert_array_equal(kept("lung_outline"), np.where(LUNGS, 255, 0))
+    assert kept("lung_outline").dtype == np.uint8
 
 
 @pytest.mark.parametrize("part", geometry.NEED_LUNGS)
@@ -69,9 +69,9 @@ def test_missing_masks_are_said_in_a_sentence(part):
 def test_a_ring_without_lungs_shows_their_outline_in_the_ring_alone():
     lungs = np.zeros_like(LUNGS)
     lungs[:, 0:5, 3] = True  # in the ring and below it
-    found = kept("ring_outside_lungs", lungs=lungs)
+    found = kept("border_outside_lungs", lungs=lungs)
     assert (found[:, 0:2, 3] == 0).all() and (found[:, 2:6, 2:6] == 128).all()
-    ring = kept("ring", lungs=None)
+    ring = kept("border", lungs=None)
     np.testing.assert_array_equal(found[~lungs], ring[~lungs])
 
 

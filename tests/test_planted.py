@@ -200,13 +200,13 @@ def test_the_same_seed_gives_the_same_films(films):
 
 def test_nothing_is_written_among_the_data(films):
     before = {path: path.stat().st_mtime_ns for path in films.rglob("*")}
-    load(films, artifact_kinds="text", keep="ring", labels="permuted")
+    load(films, artifact_kinds="text", keep="border", labels="permuted")
     assert {path: path.stat().st_mtime_ns for path in films.rglob("*")} == before
 
 
 def test_only_a_part_of_planted_films_can_be_kept(films):
     marked = load(films)
-    ring, centre = load(films, keep="ring"), load(films, keep="centre")
+    ring, centre = load(films, keep="border"), load(films, keep="centre")
     for one in (ring, centre):
         np.testing.assert_array_equal(one.artifacts, marked.artifacts)
         assert one.table["artifact"].tolist() == marked.table["artifact"].tolist()

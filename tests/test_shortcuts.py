@@ -67,7 +67,9 @@ def test_displayed_is_the_contrast_of_each_patients_mean():
     arms = []
     for path, patient, real, neutral in (("1", "a", 3, 1), ("2", "a", 1, 1), ("3", "b", 4, 1), ("4", "c", 2, 0)):
         arms.append({"path": path, "patient": patient, "arm": "image", "log2_border_density_ratio": real})
-        arms.append({"path": path, "patient": patient, "arm": "neutralised ring", "log2_border_density_ratio": neutral})
+        arms.append(
+            {"path": path, "patient": patient, "arm": "neutralised border", "log2_border_density_ratio": neutral}
+        )
     found = verdict.displayed(SimpleNamespace(attention=pd.DataFrame(arms)))
     # differences 2 and 0 (patient a: 1), 3, 2; Walsh averages 1 1.5 2 2 2.5 3, whose median is 2
     assert found.value == 2 and found.n == 3 and found.effect == 1
@@ -76,9 +78,9 @@ def test_displayed_is_the_contrast_of_each_patients_mean():
 def test_an_image_without_heat_in_one_arm_is_left_out():
     rows = [
         {"path": "1", "patient": "a", "arm": "image", "log2_border_density_ratio": 2.0},
-        {"path": "1", "patient": "a", "arm": "neutralised ring", "log2_border_density_ratio": np.nan},
+        {"path": "1", "patient": "a", "arm": "neutralised border", "log2_border_density_ratio": np.nan},
         {"path": "2", "patient": "b", "arm": "image", "log2_border_density_ratio": 2.0},
-        {"path": "2", "patient": "b", "arm": "neutralised ring", "log2_border_density_ratio": 1.0},
+        {"path": "2", "patient": "b", "arm": "neutralised border", "log2_border_density_ratio": 1.0},
     ]
     found = verdict.displayed(SimpleNamespace(attention=pd.DataFrame(rows)))
     assert (found.value, found.n) == (1, 1)
@@ -157,4 +159,4 @@ def test_test_films_of_one_class_are_refused_in_a_sentence(tiny):
 def test_a_ring_that_covers_no_pixel_is_refused_before_training(tiny):
     p, data = tiny
     with pytest.raises(InputError, match="ring is 0.01, which is no pixel of a film of 32 px"):
-        verdict.check_test_split(p.model_copy(update={"ring": 0.01}), data)
+        verdict.check_test_split(p.model_copy(update={"border": 0.01}), data)

@@ -54,7 +54,7 @@ def exchanged(model, data, region, width=0.25, count=2, seed=0):
     labels, patients = data.table["label"].to_numpy(), data.table["patient"].to_numpy()
     rows = np.arange(len(labels))
     pairs = interventions.donor_pairs(labels, patients, count, seed)
-    return interventions.swapped(model, data, rows, pairs, region, width)
+    return interventions.swap_effects(model, data, rows, pairs, region, width)
 
 
 def relied(model, data, region, width=0.25, count=2):
@@ -109,7 +109,7 @@ def test_the_seed_decides_who_gives():
 
 
 def test_tau_and_flips_of_four_films_worked_by_hand():
-    found = relied(of_ring, films(), "outer ring")
+    found = relied(of_ring, films(), "border")
     # Film 10 takes the rings 40 and 80 (+3, +7) and 20 (+1): 5 − 1 = 4; film 20: (2 + 6) / 2 + 1 = 5.
     # Film 40: −((−3 − 2) / 2 − 4) = 6.5; film 80: −((−7 − 6) / 2 + 4) = 2.5.
     assert found["tau NORMAL"].value == pytest.approx((4 + 5) / 2)
@@ -124,21 +124,21 @@ def test_tau_and_flips_of_four_films_worked_by_hand():
 
 
 def test_tau_has_the_same_sign_in_both_classes():
-    found = relied(lambda images: -of_ring(images), films(), "outer ring")
+    found = relied(lambda images: -of_ring(images), films(), "border")
     assert found["tau NORMAL"].value == found["tau PNEUMONIA"].value == pytest.approx(-4.5)
 
 
 @pytest.mark.parametrize(
     ("model", "region", "expected"),
     [
-        (of_ring, "outer ring", 1),
+        (of_ring, "border", 1),
         (of_ring, "lung box", 0),
         (of_ring, "outside the lungs", 1),
-        (of_centre, "outer ring", 0),
+        (of_centre, "border", 0),
         (of_centre, "lung box", 1),
         (of_centre, "outside the lungs", 0),
         # Of the class difference 45/10 + 20/10 the ring has 45/10.
-        (of_both, "outer ring", 45 / 65),
+        (of_both, "border", 45 / 65),
         (of_both, "lung box", 20 / 65),
     ],
 )
@@ -149,7 +149,7 @@ def test_r_is_the_share_that_moves_with_the_region(model, region, expected):
 
 
 def test_the_whole_film_carries_all_of_the_difference():
-    found = relied(of_both, films(), "outer ring", width=0.5)
+    found = relied(of_both, films(), "border", width=0.5)
     assert found["R"].value == pytest.approx(1)
     assert found["tau NORMAL"].value == pytest.approx(6.5)
 
@@ -160,7 +160,7 @@ def test_what_the_seam_does_cancels_between_the_arms():
 
     levels = np.r_[10:34:2, 100:124:2]  # every film is of one grey: any ring but its own draws an edge
     data = films(levels, levels, np.repeat([0, 1], 12))
-    pairs = exchanged(of_seam, data, "outer ring")
+    pairs = exchanged(of_seam, data, "border")
     assert (pairs["composite"] - pairs["z"] == 7).all()
     found = interventions.reliance(pairs, data.table["label"], of_seam(data.pixels), data.table["patient"])
     for name in ("R", "tau NORMAL", "tau PNEUMONIA"):
@@ -179,7 +179,7 @@ def test_all_but_the_lungs_of_either_film_is_exchanged():
     pairs = pd.DataFrame({"recipient": [0], "donor": [1], "cross": [False]})
     data = films([50] * 4, [50, 200, 0, 0], lungs=lungs)
     data.pixels[1] = 200
-    interventions.swapped(watched, data, np.arange(4), pairs, "outside the lungs", 0.125)
+    interventions.swap_effects(watched, data, np.arange(4), pairs, "outside the lungs", 0.125)
     (composite,) = next(images for images in seen if len(images) == 1)
     assert (composite[:2] == 50).all() and (composite[6:] == 50).all() and (composite[2:6] == 200).all()
 
@@ -243,17 +243,17 @@ def test_the_recipients_own_levels_do_not_widen_the_interval():
 )
 def test_one_class_or_one_patient_gives_nothing_and_says_so(labels, patients):
     data = films(labels=labels, patients=patients)
-    found = relied(of_ring, data, "outer ring")
+    found = relied(of_ring, data, "border")
     for name in FIGURES[:3]:
         assert np.isnan([found[name].value, found[name].low, found[name].high, found[name].p]).all()
         assert found[name].n == 0
-    counted = interventions.pair_counts(exchanged(of_ring, data, "outer ring"), np.array(labels))
+    counted = interventions.pair_counts(exchanged(of_ring, data, "border"), np.array(labels))
     assert counted["films without tau"].sum() == 4 and counted["films"].sum() == 4
     assert counted["pairs cross"].sum() == 0
 
 
 def test_a_class_of_one_patient_has_flips_but_no_tau_and_leaves_r_undefined():
-    found = relied(of_ring, films(patients=list("aabc")), "outer ring")
+    found = relied(of_ring, films(patients=list("aabc")), "border")
     assert math.isnan(found["tau NORMAL"].value) and math.isnan(found["R"].value)
     assert found["tau PNEUMONIA"].value == pytest.approx(4.5)
     crossed = found["flips cross NORMAL"]
@@ -263,7 +263,7 @@ def test_a_class_of_one_patient_has_flips_but_no_tau_and_leaves_r_undefined():
 
 @pytest.mark.parametrize("logits", [-Z, np.zeros(4)])
 def test_r_is_undefined_without_a_class_difference_to_share_out(logits):
-    pairs = exchanged(of_ring, films(), "outer ring")
+    pairs = exchanged(of_ring, films(), "border")
     found = interventions.reliance(pairs, LABELS, logits, PEOPLE)
     # Some replicates of −Z might have a difference; an undefined value has no interval all the same.
     assert np.isnan([found["R"].value, found["R"].low, found["R"].high, found["R"].p]).all()
@@ -274,7 +274,7 @@ def test_one_donor_an_arm_is_enough_for_an_interval():
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 20)
     data = films(100 + 40 * labels + rng.integers(-20, 20, 40), rng.integers(90, 110, 40), labels)
-    found = relied(of_ring, data, "outer ring", count=1)
+    found = relied(of_ring, data, "border", count=1)
     # With everyone giving once, the mean over recipients is the mean over donors.
     assert found["R"].value == pytest.approx(1, abs=1e-5)
     assert 0 < found["tau NORMAL"].low < found["tau NORMAL"].value < found["tau NORMAL"].high
@@ -303,7 +303,7 @@ def test_the_interval_covers_the_mean_over_donors_and_recipients_alone_do_not():
 def test_the_same_seed_gives_the_same_table_and_figures():
     rng = np.random.default_rng(3)
     data = films(rng.integers(0, 255, 12), rng.integers(0, 255, 12), np.array([0, 1] * 6))
-    first, again, other = (exchanged(of_both, data, "outer ring", seed=seed) for seed in (1, 1, 2))
+    first, again, other = (exchanged(of_both, data, "border", seed=seed) for seed in (1, 1, 2))
     pd.testing.assert_frame_equal(first, again)
     assert not first.equals(other)
     labels, patients = data.table["label"], data.table["patient"]
@@ -317,14 +317,14 @@ def test_batches_and_rows_leave_the_table_as_it_is(monkeypatch):
     monkeypatch.setattr(interventions, "_CHUNK", 3)
     pd.testing.assert_frame_equal(exchanged(of_both, data, "outside the lungs"), whole)
     pairs = pd.DataFrame({"recipient": [1], "donor": [0], "cross": [True]})
-    (line,) = interventions.swapped(of_ring, data, np.array([0, 3]), pairs, "outer ring", 0.25).to_dict("records")
+    (line,) = interventions.swap_effects(of_ring, data, np.array([0, 3]), pairs, "border", 0.25).to_dict("records")
     assert line == {
         "recipient": 1, "donor": 0, "cross": True, "recipient_label": 1, "recipient_patient": "p3",
         "donor_label": 0, "donor_patient": "p0", "z": 3, "composite": -4,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("region", "width"), [("outer ring", 0.05), ("inner ring", 0.07)])
+@pytest.mark.parametrize(("region", "width"), [("border", 0.05), ("inner border", 0.07)])
 def test_a_ring_without_a_whole_pixel_is_refused_not_a_silent_zero(region, width):
     with pytest.raises(InputError, match=f"ring is {width}: the {region} of a film of 8 px has no whole pixel"):
         interventions.region_mask(region, films(), width)
@@ -349,7 +349,7 @@ def test_a_keras_network_is_scored_like_the_function_it_computes(monkeypatch):
     model = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(1)])
     weights = np.where(CENTRE, 0, 0.1 / (~CENTRE).sum()).reshape(64, 1)
     model.layers[-1].set_weights([weights, np.array([-5.0])])
-    found = interventions.reliance(exchanged(model, films(), "outer ring"), LABELS, Z, PEOPLE)
+    found = interventions.reliance(exchanged(model, films(), "border"), LABELS, Z, PEOPLE)
     assert found["R"].value == pytest.approx(1, abs=1e-5)
     assert found["tau NORMAL"].value == pytest.approx(4.5, abs=1e-4)
 
@@ -360,7 +360,7 @@ def test_the_ring_outside_the_lungs_leaves_lungs_in_the_ring_alone():
     lungs[1, 6:] = True
     data = films([10, 200], [10, 200], labels=np.array([0, 1]), lungs=lungs)
     data.pixels[0], data.pixels[1] = 10, 200
-    (one,) = interventions.composites(data, np.array([0]), np.array([1]), "ring outside the lungs", 0.125)
+    (one,) = interventions.composites(data, np.array([0]), np.array([1]), "border outside the lungs", 0.125)
     assert (one[:, :2] == 10).all() and (one[6:] == 10).all()  # lungs of either stay
     assert (one[0, 3:] == 200).all()  # the rest of the ring is the donor's
     assert (one[3:5, 3:5] == 10).all()
