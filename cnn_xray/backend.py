@@ -1,4 +1,7 @@
-"""What is particular to TensorFlow or JAX: the quiet first import, device and threads, seeds, the gradient."""
+"""What is particular to TensorFlow or JAX: the quiet first import, seeds, device and threads, batches, the gradient.
+
+TensorFlow is the default; ``KERAS_BACKEND=jax`` before the first import chooses JAX. No other file knows which it is.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,27 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+
+def start(seed: int | None = None) -> Any:
+    """Import Keras without its back end's log lines, and return it.
+
+    Parameters
+    ----------
+    seed
+        Of Python, NumPy and the back end, where one is to be set.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _quiet_stderr():
+        import keras
+
+        keras.ops.convert_to_numpy(keras.ops.zeros(1) + 1)
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every second model that predicts
+        if _gpu_name():
+            keras.mixed_precision.set_global_policy("mixed_float16" if is_tensorflow() else "mixed_bfloat16")
+    if seed is not None:
+        keras.utils.set_random_seed(seed)
+    return keras
 
 
 @contextmanager
@@ -24,70 +48,56 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(nowhere)
 
 
-def start(seed: int | None = None) -> Any:
-    """Import Keras without its back end's log lines, seed Python, NumPy and the back end; returns ``keras``."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _quiet_stderr():
-        import keras
-
-        keras.ops.convert_to_numpy(keras.ops.zeros(1) + 1)
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every second model that predicts
-        if has_gpu():
-            keras.mixed_precision.set_global_policy("mixed_float16" if name() == "tensorflow" else "mixed_bfloat16")
-    if seed is not None:
-        keras.utils.set_random_seed(seed)
-    return keras
-
-
-def name() -> str:
-    """The Keras back end in use: ``tensorflow`` or ``jax``."""
+def is_tensorflow() -> bool:
+    """Whether Keras runs on TensorFlow; else it runs on JAX."""
     import keras
 
-    return keras.backend.backend()
+    return keras.backend.backend() == "tensorflow"
 
 
-def has_gpu() -> bool:
-    """Whether the back end sees a GPU."""
-    if name() == "tensorflow":
-        import tensorflow as tf
-
-        return bool(tf.config.list_physical_devices("GPU"))
-    import jax
-
-    return jax.default_backend() == "gpu"
-
-
-def device() -> dict[str, str | int]:
-    """What trained: device name, back end and thread counts, for the run record."""
-    start()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads: dict[str, str | int] = {"omp_threads": int(os.environ.get("OMP_NUM_THREADS", cores))}
-    if name() == "tensorflow":
+def _gpu_name() -> str:
+    """The first GPU that the back end sees, or ""."""
+    if is_tensorflow():
         import tensorflow as tf
 
         gpus = tf.config.list_physical_devices("GPU")
-        label = tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else "CPU"
+        return tf.config.experimental.get_device_details(gpus[0]).get("device_name", "GPU") if gpus else ""
+    import jax
+
+    return jax.devices()[0].device_kind if jax.default_backend() == "gpu" else ""
+
+
+def device() -> dict[str, str | int]:
+    """Name of the device, back end and thread counts, for the run record."""
+    start()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads: dict[str, str | int] = {"omp_threads": int(os.environ.get("OMP_NUM_THREADS", cores))}
+    if is_tensorflow():
+        import tensorflow as tf
+
         threads["intra_op_threads"] = tf.config.threading.get_intra_op_parallelism_threads() or cores
         threads["inter_op_threads"] = tf.config.threading.get_inter_op_parallelism_threads() or cores
-    else:
-        import jax
-
-        label = jax.devices()[0].device_kind
-    return {"device": f"{label} ({name()}, {cores} cores)", **threads}
+    backend = "tensorflow" if is_tensorflow() else "jax"
+    return {"device": f"{_gpu_name() or 'CPU'} ({backend}, {cores} cores)", **threads}
 
 
 def feed(images: np.ndarray, batch_size: int = 64) -> dict[str, Any]:
-    """Keyword arguments that give ``model.predict`` images (N, S, S) in batches.
+    """Keyword arguments that give ``model.predict`` images in batches.
 
     With TensorFlow a tf.data set without autotuning: the tuning thread sleeps ever longer, and at the end of each epoch
     Keras' own would wait for it to wake up (10 to 20 s an epoch with TensorFlow 2.21).
+
+    Parameters
+    ----------
+    images : ndarray (N, S, S)
+    batch_size
+        Images a batch.
     """
-    films = images[..., None]
-    if name() != "tensorflow":
-        return {"x": films, "batch_size": batch_size}
+    if not is_tensorflow():
+        return {"x": images[..., None], "batch_size": batch_size}
     import tensorflow as tf
 
-    return {"x": _untuned(tf.data.Dataset.from_tensor_slices(films).batch(batch_size))}
+    return {"x": _untuned(tf.data.Dataset.from_tensor_slices(images[..., None]).batch(batch_size))}
 
 
 def feed_training(
@@ -97,28 +107,36 @@ def feed_training(
     class_weights: tuple[float, float] = (1.0, 1.0),
     mixers: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = (),
 ) -> dict[str, Any]:
-    """Keyword arguments that give ``model.fit`` images (N, S, S) and labels (N,) in the given order.
+    """Keyword arguments that give ``model.fit`` images and labels in a given order.
 
-    ``order`` (epochs, steps, batch) holds row numbers. ``mixers`` change a batch {images (B, S, S, 1), labels (B, 1)};
-    the weight of a film follows from its label, mixed or not: ``class_weights`` are those of label 0 and 1.
+    Parameters
+    ----------
+    images : ndarray (N, S, S)
+    labels : ndarray (N,)
+    order : ndarray (epochs, steps, batch) int
+        Row numbers.
+    class_weights
+        Weights of label 0 and 1 in the loss. An image's weight follows from its label, mixed or not.
+    mixers
+        Change a batch {images (B, S, S, 1), labels (B, 1)}.
     """
-    films, targets = images[..., None], labels[:, None].astype(np.float32)
+    inputs, targets = images[..., None], labels[:, None].astype(np.float32)
     of_normal, of_pneumonia = class_weights
 
-    def batch(films: Any, targets: Any) -> tuple[Any, Any, Any]:
+    def batch(inputs: Any, targets: Any) -> tuple[Any, Any, Any]:
         for mix in mixers:
-            mixed = mix({"images": films, "labels": targets})
-            films, targets = mixed["images"], mixed["labels"]
-        return films, targets, of_normal + (of_pneumonia - of_normal) * targets[:, 0]
+            mixed = mix({"images": inputs, "labels": targets})
+            inputs, targets = mixed["images"], mixed["labels"]
+        return inputs, targets, of_normal + (of_pneumonia - of_normal) * targets[:, 0]
 
     rows = order.reshape(-1, order.shape[-1])
-    if name() != "tensorflow":
-        return {"x": (batch(films[row], targets[row]) for row in rows), "steps_per_epoch": order.shape[1]}
+    if not is_tensorflow():
+        return {"x": (batch(inputs[row], targets[row]) for row in rows), "steps_per_epoch": order.shape[1]}
     import tensorflow as tf
 
-    all_films, all_targets = tf.constant(films), tf.constant(targets)
+    all_inputs, all_targets = tf.constant(inputs), tf.constant(targets)
     data = tf.data.Dataset.from_tensor_slices(rows)
-    data = data.map(lambda row: batch(tf.gather(all_films, row), tf.gather(all_targets, row)))
+    data = data.map(lambda row: batch(tf.gather(all_inputs, row), tf.gather(all_targets, row)))
     return {"x": _untuned(data), "steps_per_epoch": order.shape[1], "shuffle": False}  # it is in order already
 
 
@@ -132,12 +150,18 @@ def _untuned(data: Any) -> Any:
 
 
 def gradient(head: Any, activations: Any) -> np.ndarray:
-    """Gradient of ``head``'s single logit with respect to its input, image by image.
+    """Gradient of a model's single logit with respect to its input, image by image: float32 (N, h, w, K).
 
-    ``head`` maps activations (N, h, w, K) to logits (N, 1); returns float32 (N, h, w, K). The sum over the batch is
-    differentiated, which keeps images apart because no logit depends on another image's activations.
+    The sum over the batch is differentiated, which keeps images apart because no logit depends on another image's
+    activations.
+
+    Parameters
+    ----------
+    head
+        Model from activations to logits (N, 1).
+    activations : array (N, h, w, K)
     """
-    if name() == "tensorflow":
+    if is_tensorflow():
         import tensorflow as tf
 
         watched = tf.convert_to_tensor(activations)
@@ -147,7 +171,4 @@ def gradient(head: Any, activations: Any) -> np.ndarray:
         return tape.gradient(total, watched).numpy().astype(np.float32)
     import jax
 
-    def total_logit(values):
-        return head(values, training=False).sum()
-
-    return np.asarray(jax.grad(total_logit)(activations), np.float32)
+    return np.asarray(jax.grad(lambda values: head(values, training=False).sum())(activations), np.float32)

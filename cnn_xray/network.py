@@ -1,14 +1,13 @@
-"""Layers that Keras lacks: one random affine map in one interpolation, blur and sharpening, gamma, mirrored padding.
+"""The Conv2D / global-average-pooling network, from scratch, with its augmentation inside.
 
-Keras has flip, rotation, shift and zoom as layers of their own, but every one resamples: four in a row blur the
-training images, so that the sharper test images look like another scanner. (Imports Keras; import this file inside
-functions only.)
+conv → … → GAP → dropout → one Dense logit, so that the logit is a sum over the cells of the last feature map (`cam`).
+Functional, flat, every layer named. Each image is standardised to mean 0 and variance 1 first, so its overall exposure
+is no cue, and jitter of brightness and contrast acts only by what it saturates.
 
-The Conv2D / global-average-pooling network, from scratch, with its augmentation inside.
+Four layers are ours, because Keras lacks them: its flip, rotation, shift and zoom each resample, and four in a row blur
+the training images, so that the sharper test images look like another scanner; its blur stops at 1 px.
 
-conv → … → GAP → dropout → one Dense logit, so that the logit is a sum over the cells of the last feature map
-(`cnn_xray.evidence`). Functional, flat, every layer named. Each film is standardised to mean 0 and variance 1 first,
-so its overall exposure is no cue, and jitter of brightness and contrast acts only by what it saturates.
+This file imports Keras: import it inside functions only.
 """
 
 from __future__ import annotations
@@ -25,47 +24,132 @@ keras = backend.start()
 layers, ops = keras.layers, keras.ops
 Layer: Any = layers.Layer
 
-UNMOVED = 0.25  # share of the films that are at most mirrored, so that films as they are stay familiar
+SMALLEST_MAP = 14  # cells a side of the last feature map: an outer border of one cell is then a quarter of it
+UNMOVED = 0.25  # share of the images that are at most mirrored, so that images as they are stay familiar
+ERASED = (0.02, 0.15)  # area of an erased patch, fraction of the image's
+
+
+def build(p: TrainParameters) -> Any:
+    """Build an untrained model: images (N, S, S, 1) of grey values 0..255 → logits (N, 1).
+
+    Pooling halves the map between blocks as long as it keeps at least 14 × 14 cells; the augmentation layers act
+    in training only.
+
+    Parameters
+    ----------
+    p
+        Size, width, depth, padding, dropout, augmentation and seed.
+    """
+    keras.utils.set_random_seed(p.seed)
+    p = p.resolved()
+    image = keras.Input((p.side, p.side, 1), name="image")
+    x = _augmented(p, layers.Rescaling(1 / 255, name="rescaling")(image))
+    x = layers.LayerNormalization(axis=[1, 2, 3], center=False, scale=False, dtype="float32", name="standardise")(x)
+    blocks = max(1, int(math.log2(p.side / SMALLEST_MAP)))
+    for block in range(blocks):
+        convolutions = 1 if block == 0 else p.depth if block == blocks - 1 else p.depth - 1
+        for letter in string.ascii_lowercase[:convolutions]:
+            x = _convolution(p, x, f"{block}{letter}", p.width * min(2**block, 4), first=block == 0)
+        if block < blocks - 1:
+            x = layers.MaxPooling2D(name=f"pool{block}")(x)
+    x = layers.Identity(name="features")(x)
+    x = layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)
+    x = layers.Dropout(p.dropout, name="dropout")(x)
+    return keras.Model(image, layers.Dense(1, dtype="float32", name="logit")(x), name="cnn_xray")
+
+
+def load(file: Path) -> Any:
+    """Load a model as it was saved.
+
+    Parameters
+    ----------
+    file
+        Written by ``model.save``.
+    """
+    return keras.saving.load_model(file, compile=False)
+
+
+def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: bool) -> Any:
+    kernel, stride = (5, 2) if first else (3, 1)
+    padding = "same"
+    if p.padding == "reflect":
+        around = kernel - stride + (-x.shape[1]) % stride  # what "same" adds to both sides together
+        x = ReflectionPadding(around // 2, around - around // 2, name=f"pad{name}")(x)
+        padding = "valid"
+    x = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=f"conv{name}")(x)
+    x = layers.BatchNormalization(momentum=0.9, name=f"norm{name}")(x)
+    return layers.ReLU(name=f"relu{name}")(x)
+
+
+def _augmented(p: TrainParameters, x: Any) -> Any:
+    """Random affine map, then brightness, contrast, gamma, sharpness and erased patches, on 0..1."""
+    seed, whole = 1000 * p.seed, {"value_range": (0, 1)}
+    moves = {name: getattr(p, name) for name in RandomAffine.defaults}
+    chosen = [RandomAffine(**moves, seed=seed + 1, name="affine", dtype="float32")]
+    if p.brightness:
+        chosen.append(layers.RandomBrightness(p.brightness, **whole, seed=seed + 2, name="brightness"))
+    if p.contrast:
+        chosen.append(layers.RandomContrast(p.contrast, **whole, seed=seed + 3, name="contrast"))
+    if p.gamma:
+        chosen.append(RandomGamma(gamma=p.gamma, seed=seed + 5, name="gamma", dtype="float32"))
+    if p.blur or p.sharpen:
+        amounts = {"blur": p.blur * p.side, "sharpen": p.sharpen}
+        chosen.append(RandomSharpness(**amounts, seed=seed + 4, name="sharpness", dtype="float32"))
+    if p.erasing:
+        share = (p.erasing, p.erasing)  # a single number would be the upper end of a range
+        patch = {"scale": ERASED, "fill_value": 0.5, "dtype": "float32"}
+        chosen.append(layers.RandomErasing(share, **patch, **whole, seed=seed + 6, name="erasing"))
+    for layer in chosen:
+        x = layer(x)
+    return x
+
+
+class _RandomLayer(Layer):
+    """Changes every image of a batch by an amount drawn anew, in training only; shapes stay."""
+
+    defaults: dict[str, Any] = {}
+
+    def __init__(self, seed: int = 0, **options: Any):
+        own = {name: options.pop(name, default) for name, default in self.defaults.items()}
+        super().__init__(**options)
+        self.options: dict[str, Any] = {**own, "seed": seed}
+        self.generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, training: bool = False) -> Any:
+        return ops.reshape(self.changed(images), ops.shape(images)) if training else images
+
+    def changed(self, images: Any) -> Any:
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.options}
 
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
-class RandomAffine(Layer):
-    """Draws one affine map an image, in training only; images (N, H, W, C) float keep their shape.
+class RandomAffine(_RandomLayer):
+    """One affine map an image, in one interpolation; images (N, H, W, C) float.
 
     ``flip``: mirror left and right every second time; ``rotation``: largest angle, degrees; ``shift``: largest move,
     fraction of the side; ``zoom`` and ``aspect_jitter``: largest |natural log| of the scale and of the ratio of
     width to height. ``fill`` says what is seen beyond the edge: ``constant`` (black) or ``reflect``.
     """
 
-    def __init__(
-        self,
-        flip: bool = True,
-        rotation: float = 0.0,
-        shift: float = 0.0,
-        zoom: float = 0.0,
-        aspect_jitter: float = 0.0,
-        fill: str = "constant",
-        seed: int = 0,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.options: dict[str, Any] = {
-            "flip": flip, "rotation": rotation, "shift": shift, "zoom": zoom,
-            "aspect_jitter": aspect_jitter, "fill": fill, "seed": seed,
-        }  # fmt: skip
-        self.generator = keras.random.SeedGenerator(seed)
+    defaults = {
+        "flip": True,
+        "rotation": 0.0,
+        "shift": 0.0,
+        "zoom": 0.0,
+        "aspect_jitter": 0.0,
+        "fill": "constant",
+    }
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        if not training:
-            return images
-        count, height, width = ops.shape(images)[0], images.shape[1], images.shape[2]
-        transforms = self.transforms(self.draw(count), height, width)
-        moved = ops.image.affine_transform(
+    def changed(self, images: Any) -> Any:
+        transforms = self.transforms(self.drawn(ops.shape(images)[0]), images.shape[1], images.shape[2])
+        return ops.image.affine_transform(
             images, transforms, interpolation="bilinear", fill_mode=self.options["fill"], fill_value=0.0
         )
-        return ops.reshape(moved, ops.shape(images))
 
-    def draw(self, count: Any) -> dict[str, Any]:
+    def drawn(self, count: Any) -> dict[str, Any]:
         """Random amounts for ``count`` images, each (count,): mirror ±1, angle (rad, anticlockwise), moves, sizes."""
 
         def uniform(limit: float) -> Any:
@@ -74,12 +158,15 @@ class RandomAffine(Layer):
         o = self.options
         moved = ops.cast(keras.random.uniform((count,), seed=self.generator) > UNMOVED, "float32")
         mirror = ops.where(uniform(1.0) < 0, -1.0, 1.0) if o["flip"] else ops.ones((count,))
-        angle = moved * uniform(o["rotation"] * 3.141592653589793 / 180)
+        angle = moved * uniform(o["rotation"] * math.pi / 180)
         zoom, aspect = moved * uniform(o["zoom"]), moved * uniform(o["aspect_jitter"])
+        sizes = {"log_width": zoom + aspect / 2, "log_height": zoom - aspect / 2}
         return {
-            "mirror": mirror, "angle": angle, "x": moved * uniform(o["shift"]), "y": moved * uniform(o["shift"]),
-            "log_width": zoom + aspect / 2, "log_height": zoom - aspect / 2,
-        }  # fmt: skip
+            "mirror": mirror,
+            "angle": angle,
+            "x": moved * uniform(o["shift"]),
+            "y": moved * uniform(o["shift"]),
+        } | sizes
 
     @staticmethod
     def transforms(drawn: dict[str, Any], height: int, width: int) -> Any:
@@ -94,72 +181,53 @@ class RandomAffine(Layer):
         nothing = ops.zeros_like(a)
         return ops.stack([a, b, right, c, d, below, nothing, nothing], axis=1)
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.options}
-
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
-class RandomSharpness(Layer):
-    """Blurs one half of the images and sharpens the other, in training only; (N, H, W, 1) float keep their shape.
+class RandomSharpness(_RandomLayer):
+    """Blurs one half of the images and sharpens the other; images (N, H, W, 1) float.
 
     ``blur``: largest standard deviation of the Gaussian, px; each image has its own. ``sharpen``: largest amount a of
-    unsharp masking, x + a (x − blurred x), with a Gaussian of 1 px. (Keras' own blur stops at 1 px.)
+    unsharp masking, x + a (x − blurred x), with a Gaussian of 1 px.
     """
 
-    def __init__(self, blur: float = 0.0, sharpen: float = 0.0, seed: int = 0, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.options = {"blur": blur, "sharpen": sharpen, "seed": seed}
-        self.generator = keras.random.SeedGenerator(seed)
-        self.reach = int(2 * max(blur, 1.0 if sharpen else 0.0) + 1)
+    defaults = {"blur": 0.0, "sharpen": 0.0}
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        if not training:
-            return images
+    def changed(self, images: Any) -> Any:
+        blur, sharpen = self.options["blur"], self.options["sharpen"]
         drawn = keras.random.uniform((ops.shape(images)[0],), -1.0, 1.0, seed=self.generator)
-        amount = ops.maximum(-drawn, 0.0) * self.options["sharpen"]
-        sigma = ops.where(drawn > 0, drawn * self.options["blur"], 1.0 if self.options["sharpen"] else 0.0)
-        blurred = self.blur(images, ops.maximum(sigma, 1e-3))
+        amount = ops.maximum(-drawn, 0.0) * sharpen
+        sigma = ops.where(drawn > 0, drawn * blur, 1.0 if sharpen else 0.0)
+        blurred = self.blurred(images, ops.maximum(sigma, 1e-3), reach=int(2 * max(blur, 1.0 if sharpen else 0.0) + 1))
         sharpened = images + amount[:, None, None, None] * (images - blurred)
-        return ops.reshape(ops.where(drawn[:, None, None, None] > 0, blurred, sharpened), ops.shape(images))
+        return ops.where(drawn[:, None, None, None] > 0, blurred, sharpened)
 
-    def blur(self, images: Any, sigma: Any) -> Any:
+    @staticmethod
+    def blurred(images: Any, sigma: Any, reach: int) -> Any:
         """Images (N, H, W, 1) blurred by Gaussians of ``sigma`` (N,) px each; mirrored at the edge."""
-        reach = self.reach
         offsets = ops.arange(-reach, reach + 1, dtype="float32")
         weights = ops.exp(-0.5 * (offsets[:, None] / sigma[None, :]) ** 2)
         weights = weights / ops.sum(weights, axis=0)  # (2 reach + 1, N)
-        side_by_side = ops.transpose(images, (3, 1, 2, 0))  # one film a channel, so that each has its own kernel
+        side_by_side = ops.transpose(images, (3, 1, 2, 0))  # one image a channel, so that each has its own kernel
         padded = ops.pad(side_by_side, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="symmetric")
         down = ops.depthwise_conv(padded, weights[:, None, :, None])
         across = ops.depthwise_conv(down, weights[None, :, :, None])
         return ops.transpose(across, (3, 1, 2, 0))
 
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.options}
-
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
-class RandomGamma(Layer):
-    """Raises grey values 0..1 to a random power, in training only; images (N, H, W, C) float keep their shape.
+class RandomGamma(_RandomLayer):
+    """Raises grey values 0..1 to a random power; images (N, H, W, C) float.
 
     ``gamma``: largest |natural log| of the exponent. Unlike brightness and contrast it bends the grey scale, which
     standardisation cannot undo.
     """
 
-    def __init__(self, gamma: float, seed: int = 0, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.options = {"gamma": gamma, "seed": seed}
-        self.generator = keras.random.SeedGenerator(seed)
+    defaults = {"gamma": 0.0}
 
-    def call(self, images: Any, training: bool = False) -> Any:
-        if not training:
-            return images
-        limit = self.options["gamma"]
-        exponent = ops.exp(keras.random.uniform((ops.shape(images)[0], 1, 1, 1), -limit, limit, seed=self.generator))
+    def changed(self, images: Any) -> Any:
+        limit, shape = self.options["gamma"], (ops.shape(images)[0], 1, 1, 1)
+        exponent = ops.exp(keras.random.uniform(shape, -limit, limit, seed=self.generator))
         return ops.power(ops.clip(images, 0.0, 1.0), exponent)
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.options}
 
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
@@ -176,71 +244,3 @@ class ReflectionPadding(Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "before": self.before, "after": self.after}
-
-
-SMALLEST_MAP = 14  # cells a side of the last feature map: an outer one-cell ring is then a quarter of it
-FEATURES = "features"  # name of the layer that gives the last feature map
-LOGIT = "logit"
-ERASED = (0.02, 0.15)  # area of an erased patch, fraction of the film's
-
-
-def build(p: TrainParameters) -> Any:
-    """An untrained model: images (N, S, S, 1) of grey values 0..255 → logits (N, 1); 1 = PNEUMONIA.
-
-    Pooling halves the map between blocks as long as it keeps at least 14 × 14 cells; the augmentation layers act
-    in training only.
-    """
-    keras.utils.set_random_seed(p.seed)
-    p = p.resolved()
-    size = p.side
-    pools = max(1, int(math.log2(size / SMALLEST_MAP)))
-    image = keras.Input((size, size, 1), name="image")
-    x = layers.Rescaling(1 / 255, name="rescaling")(image)
-    x = _augment(p, x)
-    x = layers.LayerNormalization(axis=[1, 2, 3], center=False, scale=False, dtype="float32", name="standardise")(x)
-    for block in range(pools):
-        filters = p.width * min(2**block, 4)
-        convolutions = 1 if block == 0 else p.depth if block == pools - 1 else p.depth - 1
-        for conv in string.ascii_lowercase[:convolutions]:
-            kernel, stride = (5, 2) if block == 0 else (3, 1)
-            padding = "same"
-            if p.padding == "reflect":
-                around = kernel - stride + (-x.shape[1]) % stride  # what "same" adds to both sides together
-                x = ReflectionPadding(around // 2, around - around // 2, name=f"pad{block}{conv}")(x)
-                padding = "valid"
-            x = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=f"conv{block}{conv}")(x)
-            x = layers.BatchNormalization(momentum=0.9, name=f"norm{block}{conv}")(x)
-            x = layers.ReLU(name=f"relu{block}{conv}")(x)
-        if block < pools - 1:
-            x = layers.MaxPooling2D(name=f"pool{block}")(x)
-    x = layers.Identity(name=FEATURES)(x)
-    x = layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)
-    x = layers.Dropout(p.dropout, name="dropout")(x)
-    logit = layers.Dense(1, dtype="float32", name=LOGIT)(x)
-    return keras.Model(image, logit, name="cnn_xray")
-
-
-def load(file: Path) -> Any:
-    """A model as it was saved, with its own layers known to Keras."""
-    return keras.saving.load_model(file, compile=False)
-
-
-def _augment(p: TrainParameters, x: Any) -> Any:
-    """Random affine map, then brightness, contrast, gamma, sharpness and erased patches, on 0..1."""
-    seed = 1000 * p.seed
-    x = RandomAffine(
-        p.flip, p.rotation, p.shift, p.zoom, p.aspect_jitter, p.fill, seed=seed + 1, name="affine", dtype="float32"
-    )(x)
-    if p.brightness:
-        x = layers.RandomBrightness(p.brightness, value_range=(0, 1), seed=seed + 2, name="brightness")(x)
-    if p.contrast:
-        x = layers.RandomContrast(p.contrast, value_range=(0, 1), seed=seed + 3, name="contrast")(x)
-    if p.gamma:
-        x = RandomGamma(p.gamma, seed=seed + 5, name="gamma", dtype="float32")(x)
-    if p.blur or p.sharpen:
-        x = RandomSharpness(p.blur * p.side, p.sharpen, seed=seed + 4, name="sharpness", dtype="float32")(x)
-    if p.erasing:
-        share = (p.erasing, p.erasing)  # a single number would be the upper end of a range
-        options = {"scale": ERASED, "fill_value": 0.5, "value_range": (0, 1), "dtype": "float32"}
-        x = layers.RandomErasing(share, **options, seed=seed + 6, name="erasing")(x)
-    return x

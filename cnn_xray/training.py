@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 
 from cnn_xray import InputError, backend
@@ -20,22 +21,37 @@ TTA_SHIFT = 0.04  # fraction of the side
 def fit(
     model: Any, p: TrainParameters, train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray]
 ) -> pd.DataFrame:
-    """Train ``model`` in place and leave it with the weights of its best or its last epoch, by ``p.keep_epoch``.
+    """Train a model in place, leaving it with the weights of its best or its last epoch, and print a line an epoch.
 
-    ``train`` and ``validation`` are (images (N, S, S) uint8, labels (N,) int). Prints one line an epoch. Returns one
-    row an epoch: epoch (from 1), loss, val_loss (cross-entropy, nats), val_auc, best (the epoch kept), seconds.
+    Parameters
+    ----------
+    model
+        Of `network.build`.
+    p
+        The recipe.
+    train, validation
+        Images (N, S, S) uint8 and their labels (N,).
+
+    Returns
+    -------
+    DataFrame
+        One row an epoch: epoch (from 1), loss, val_loss (cross-entropy, nats), val_auc, best (the epoch kept), seconds.
+
+    Raises
+    ------
+    InputError
+        Where training diverges.
     """
     keras, p = backend.start(), p.resolved()
     images, labels = train
     order = _order(labels, p)
-    prepare(model, p, steps=order.shape[0] * order.shape[1])
-    swap = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] * bool(p.ema)
-    judge = _judge(keras, validation, p)
+    compile_model(model, p, steps=order.shape[0] * order.shape[1])
+    averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] * bool(p.ema)
     stop = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=p.patience, restore_best_weights=True)
     history = model.fit(
-        **backend.feed_training(images, labels, order, _class_weights(labels, p), mixers(p)),
+        **backend.feed_training(images, labels, order, _class_weights(labels, p), mixing_layers(p)),
         epochs=len(order),
-        callbacks=[*swap, judge, *[stop] * (p.keep_epoch == "best")],
+        callbacks=[*averaged, _judge(keras, validation, p), *[stop] * (p.keep_epoch == "best")],
         verbose=0,
     )
     table = pd.DataFrame(history.history)
@@ -44,26 +60,53 @@ def fit(
     return table
 
 
-def prepare(model: Any, p: TrainParameters, steps: int) -> None:
-    """Compile ``model`` with the recipe's loss and optimizer, whose learning rate runs its course in ``steps``."""
+def compile_model(model: Any, p: TrainParameters, steps: int) -> None:
+    """Give a model the recipe's loss and optimizer.
+
+    Parameters
+    ----------
+    model
+        Of `network.build`.
+    p
+        The recipe.
+    steps
+        In which the learning rate runs its course: up to its peak, then down to 0 along a cosine, or constant.
+    """
     keras = backend.start()
+    warm_up = int(WARM_UP * steps)
+    least = 0.0 if p.schedule == "cosine" else 1.0
     model.compile(
         keras.optimizers.AdamW(
-            _rate(keras, p, steps),
+            keras.optimizers.schedules.CosineDecay(
+                0.0, steps - warm_up, alpha=least, warmup_target=p.learning_rate, warmup_steps=warm_up
+            ),
             weight_decay=p.weight_decay,
             global_clipnorm=p.clip_norm or None,
             use_ema=bool(p.ema),
             ema_momentum=p.ema or 0.99,
         ),
         keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=p.label_smoothing),
-        jit_compile=backend.name() != "tensorflow",  # XLA is slower than TensorFlow's own kernels on a CPU
+        jit_compile=not backend.is_tensorflow(),  # XLA is slower than TensorFlow's own kernels on a CPU
     )
 
 
-def _order(labels: np.ndarray, p: TrainParameters) -> np.ndarray:
-    """Rows of the training films as they come: (epochs, steps, batch size) int, drawn anew each epoch.
+def mixing_layers(p: TrainParameters) -> list[Any]:
+    """Keras' layers that blend the images of a batch and their labels.
 
-    ``sampling`` draws as many films of either class, with replacement; else every film comes once an epoch, save the
+    Parameters
+    ----------
+    p
+        The recipe.
+    """
+    layers, seed = backend.start().layers, 1000 * p.seed
+    chosen = [layers.MixUp(p.mixup, seed=seed + 7, dtype="float32")] * bool(p.mixup)
+    return chosen + [layers.CutMix((p.cutmix, p.cutmix), seed=seed + 8, dtype="float32")] * bool(p.cutmix)
+
+
+def _order(labels: np.ndarray, p: TrainParameters) -> np.ndarray:
+    """Rows of the training images as they come: (epochs, steps, batch size) int, drawn anew each epoch.
+
+    ``sampling`` draws as many images of either class, with replacement; else every image comes once an epoch, save the
     few that do not fill a batch.
     """
     assert p.epochs, "resolved parameters have epochs"
@@ -78,26 +121,11 @@ def _order(labels: np.ndarray, p: TrainParameters) -> np.ndarray:
 
 
 def _class_weights(labels: np.ndarray, p: TrainParameters) -> tuple[float, float]:
-    """Weight of a NORMAL and of a PNEUMONIA film in the loss."""
+    """Weight of a NORMAL and of a PNEUMONIA image in the loss."""
     if p.balance != "weights":
         return 1.0, 1.0
     normal, pneumonia = len(labels) / (2 * np.bincount(labels, minlength=2))
     return float(normal), float(pneumonia)
-
-
-def _rate(keras: Any, p: TrainParameters, steps: int) -> Any:
-    """Learning rate by step: up to its peak, then down to 0 along a cosine or constant."""
-    warm_up = int(WARM_UP * steps)
-    falling = {"warmup_target": p.learning_rate, "warmup_steps": warm_up}
-    least = 0.0 if p.schedule == "cosine" else 1.0
-    return keras.optimizers.schedules.CosineDecay(0.0, steps - warm_up, alpha=least, **falling)
-
-
-def mixers(p: TrainParameters) -> list[Any]:
-    """Keras' layers that blend the films of a batch and their labels."""
-    layers, seed = backend.start().layers, 1000 * p.seed
-    chosen = [layers.MixUp(p.mixup, seed=seed + 7, dtype="float32")] * bool(p.mixup)
-    return chosen + [layers.CutMix((p.cutmix, p.cutmix), seed=seed + 8, dtype="float32")] * bool(p.cutmix)
 
 
 def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParameters) -> Any:
@@ -114,17 +142,16 @@ def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParame
         def on_epoch_end(self, epoch, logs):
             logits = predict(self.model, images)
             if not np.isfinite(logits).all():
-                raise InputError(
-                    f"Training diverged in epoch {epoch + 1}; try a learning_rate below {p.learning_rate:g}."
-                )
+                lower = f"try a learning_rate below {p.learning_rate:g}"
+                raise InputError(f"Training diverged in epoch {epoch + 1}; {lower}.")
             logs["val_loss"] = float(log_loss(labels, probability(logits), labels=[0, 1]))
             logs["val_auc"] = float(roc_auc_score(labels, logits))
             now = time.perf_counter()
             logs["seconds"] = now - self.epoch_begun
             left = (now - self.begun) / (epoch + 1) * (p.epochs - epoch - 1)
+            told = "  ".join(f"{name} {logs[name]:.4f}" for name in ("loss", "val_loss", "val_auc"))
             print(
-                f"epoch {epoch + 1:2d}/{p.epochs}  loss {logs['loss']:.4f}  val_loss {logs['val_loss']:.4f}  "
-                f"val_auc {logs['val_auc']:.4f}  {logs['seconds']:.1f} s, at most {left:.0f} s left",
+                f"epoch {epoch + 1:2d}/{p.epochs}  {told}  {logs['seconds']:.1f} s, at most {left:.0f} s left",
                 flush=True,
             )
 
@@ -132,10 +159,18 @@ def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParame
 
 
 def predict(model: Any, images: np.ndarray, batch_size: int = 64, tta: str = "none") -> np.ndarray:
-    """Logits (N,) float32 of images (N, S, S) uint8; with ``tta`` the mean over views of each film.
+    """Logits (N,) float32, the mean over views of each image where there are several.
 
-    ``flip``: as it is and mirrored; ``shifts``: also moved by TTA_SHIFT of the side left, right, up and down, black
-    beyond the edge, as it is and mirrored.
+    Parameters
+    ----------
+    model
+        Keras model with one logit.
+    images : ndarray (N, S, S) uint8
+    batch_size
+        Images a forward pass.
+    tta : {"none", "flip", "shifts"}
+        Test-time augmentation. ``flip``: the image as it is and mirrored; ``shifts``: also moved by TTA_SHIFT of the
+        side left, right, up and down, black beyond the edge, as it is and mirrored.
     """
     logits = [model.predict(**backend.feed(view, batch_size), verbose=0)[:, 0] for view in _views(images, tta)]
     return np.asarray(np.mean(logits, axis=0, dtype=np.float64), np.float32)
@@ -162,14 +197,25 @@ def _overlap(move: int) -> tuple[slice, slice]:
 
 
 def pooled(model: Any, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
-    """The features after global average pooling, (N, K) float32, of images (N, S, S) uint8."""
-    keras = backend.start()
-    below = keras.Model(model.input, model.get_layer("gap").output)
-    return np.asarray(below.predict(**backend.feed(images, batch_size=batch_size), verbose=0), np.float32)
+    """The features after global average pooling, (N, K) float32.
+
+    Parameters
+    ----------
+    model
+        Of `network.build`.
+    images : ndarray (N, S, S) uint8
+    batch_size
+        Images a forward pass.
+    """
+    below = backend.start().Model(model.input, model.get_layer("gap").output)
+    return np.asarray(below.predict(**backend.feed(images, batch_size), verbose=0), np.float32)
 
 
 def probability(logits: np.ndarray) -> np.ndarray:
-    """Sigmoid of logits (N,), float64, without overflow."""
-    from scipy.special import expit
+    """Sigmoid, float64, without overflow.
 
+    Parameters
+    ----------
+    logits : ndarray (N,)
+    """
     return expit(np.asarray(logits, np.float64))

@@ -1,5 +1,6 @@
-"""The network: names, map size, padding, standardised films, and erased patches."""
+"""The network: names, map size, padding, standardised images; and its own layers, by hand."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -38,11 +39,11 @@ def test_depth_and_width_are_those_asked_for():
         assert set(convolutions.values()) == {4, 8, 16} and convolutions["conv2b"] == 16
 
 
-def test_brightness_and_contrast_of_the_film_do_not_reach_the_network():
-    """Every film is standardised, so a dimmer or flatter exposure of the same chest scores the same."""
+def test_brightness_and_contrast_of_the_image_do_not_reach_the_network():
+    """Every image is standardised, so a dimmer or flatter exposure of the same chest scores the same."""
     model = network.build(SMALL)
-    film = np.random.default_rng(0).integers(0, 200, (1, 32, 32, 1)).astype("float32")
-    np.testing.assert_allclose(model.predict(film, verbose=0), model.predict(0.8 * film + 30, verbose=0), atol=1e-2)
+    image = np.random.default_rng(0).integers(0, 200, (1, 32, 32, 1)).astype("float32")
+    np.testing.assert_allclose(model.predict(image, verbose=0), model.predict(0.8 * image + 30, verbose=0), atol=1e-2)
 
 
 # ---- padding
@@ -65,8 +66,8 @@ def test_zeros_beyond_the_edge_show_in_the_map_and_mirrored_padding_does_not():
 
 
 def test_far_from_the_edge_the_padding_makes_no_difference():
-    film = np.random.default_rng(0).normal(size=(1, 64, 64, 1)).astype("float32")
-    zeros, mirrored = (np.asarray(behind_standardisation(padding)(film)) for padding in ("same", "reflect"))
+    image = np.random.default_rng(0).normal(size=(1, 64, 64, 1)).astype("float32")
+    zeros, mirrored = (np.asarray(behind_standardisation(padding)(image)) for padding in ("same", "reflect"))
     np.testing.assert_allclose(zeros[:, 7:-7, 7:-7], mirrored[:, 7:-7, 7:-7], atol=1e-5)
     assert np.abs(zeros - mirrored).max() > 0.01
 
@@ -88,16 +89,16 @@ STILL = {
 }  # fmt: skip
 
 
-def augmented(films, **changes):
-    """What the layer before standardisation makes of films (N, 64, 64, 1) in training."""
+def augmented(images, **changes):
+    """What the layer before standardisation makes of images (N, 64, 64, 1) in training."""
     model = network.build(TrainParameters(image_size=64, width=4, **(STILL | changes)))
     seen = backend.start().Model(model.input, model.get_layer("standardise").input)
-    return np.asarray(seen(films, training=True))[..., 0]
+    return np.asarray(seen(images, training=True))[..., 0]
 
 
-def test_without_augmentation_training_sees_the_film_as_it_is():
-    films = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 1)).astype("float32")
-    np.testing.assert_allclose(augmented(films), films[..., 0] / 255, atol=1e-5)
+def test_without_augmentation_training_sees_the_image_as_it_is():
+    images = np.random.default_rng(0).integers(0, 256, (4, 64, 64, 1)).astype("float32")
+    np.testing.assert_allclose(augmented(images), images[..., 0] / 255, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -106,11 +107,11 @@ def test_without_augmentation_training_sees_the_film_as_it_is():
      {"contrast": 0.4}, {"gamma": 0.3}, {"blur": 0.02}, {"sharpen": 1.0}, {"erasing": 1.0}],
 )  # fmt: skip
 def test_every_option_changes_what_training_sees(change):
-    films = np.random.default_rng(0).integers(40, 200, (16, 64, 64, 1)).astype("float32")
-    assert np.abs(augmented(films, **change) - films[..., 0] / 255).max() > 0.05
+    images = np.random.default_rng(0).integers(40, 200, (16, 64, 64, 1)).astype("float32")
+    assert np.abs(augmented(images, **change) - images[..., 0] / 255).max() > 0.05
 
 
-def test_erased_patches_are_grey_rectangles_of_the_stated_area_on_the_stated_share_of_films():
+def test_erased_patches_are_grey_rectangles_of_the_stated_area_on_the_stated_share_of_images():
     seen = augmented(np.full((400, 64, 64, 1), 255.0, "float32"), erasing=0.3)
     grey = np.abs(seen - 0.5) < 1e-6
     assert (grey | (seen == 1)).all()
@@ -126,8 +127,192 @@ def test_a_saved_network_with_every_option_scores_the_same(tmp_path):
     options = {"padding": "reflect", "gamma": 0.3, "sharpen": 1.0, "erasing": 0.5, "dropout": 0.0, "seed": 1}
     p = TrainParameters(image_size=32, width=4, **options)
     model = network.build(p)
-    films = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1)).astype("float32")
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1)).astype("float32")
     model.save(tmp_path / "model.keras")
     again = network.load(tmp_path / "model.keras")
     for training in (False, True):  # from one seed the same augmentation too
-        np.testing.assert_allclose(again(films, training=training), model(films, training=training), atol=1e-5)
+        np.testing.assert_allclose(again(images, training=training), model(images, training=training), atol=1e-5)
+
+
+# ---- the layers that Keras lacks
+
+RANDOM = {  # every layer that acts in training only, with everything it can do
+    "RandomAffine": {"rotation": 10.0, "shift": 0.1, "zoom": 0.1, "aspect_jitter": 0.3, "fill": "reflect", "seed": 3},
+    "RandomSharpness": {"blur": 2.0, "sharpen": 1.5, "seed": 4},
+    "RandomGamma": {"gamma": 0.5, "seed": 5},
+}
+ALL = {**RANDOM, "ReflectionPadding": {"before": 1, "after": 2}}
+
+
+def made(name: str, **options):
+    """A layer of that name, or the one of `ALL`."""
+    backend.start(0)
+
+    return getattr(network, name)(**(options or ALL[name]))
+
+
+def noise_images(count: int = 8, side: int = 16) -> np.ndarray:
+    """Noise in 0..1, (count, side, side, 1)."""
+    return np.random.default_rng(0).random((count, side, side, 1)).astype("float32")
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_it_acts_in_training_only(name):
+    layer, noise = made(name), noise_images()
+    for seen in (layer(noise, training=False), layer(noise)):
+        np.testing.assert_array_equal(seen, noise)
+    changed = np.asarray(layer(noise, training=True))
+    assert changed.shape == noise.shape
+    assert np.abs(changed - noise).max() > 0.1
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_every_image_and_every_step_is_changed_anew(name):
+    layer = made(name)
+    same = np.repeat(noise_images(1), 8, axis=0)
+    first, second = (np.asarray(layer(same, training=True)) for _ in range(2))
+    assert np.abs(first - first[:1]).max() > 0.05 and np.abs(first - second).max() > 0.05
+    np.testing.assert_allclose(made(name)(same, training=True), first, atol=1e-6)  # of one seed
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_layer_is_made_again_from_its_configuration(name):
+    layer, noise = made(name), noise_images()
+    again = type(layer).from_config(layer.get_config())
+    assert again.get_config() == layer.get_config()
+    training = {"training": True} if name in RANDOM else {}
+    np.testing.assert_allclose(again(noise, **training), layer(noise, **training), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_saved_model_brings_its_layers_back(name, tmp_path):
+    keras, noise = backend.start(0), noise_images()
+    image = keras.Input((16, 16, 1))
+    model = keras.Model(image, made(name)(image))
+    model.save(tmp_path / "model.keras")
+    again = network.load(tmp_path / "model.keras")
+    assert again.output.shape == model.output.shape
+    for training in (False, True):
+        expected = np.asarray(model(noise, training=training))
+        np.testing.assert_allclose(again(noise, training=training), expected, atol=1e-6)
+
+
+# ---- the affine map
+
+
+def transformed(image, **amounts):
+    """One image (h, w) through the affine map of known amounts."""
+    keras = network.keras
+    RandomAffine = network.RandomAffine
+
+    names = ("mirror", "angle", "x", "y", "log_width", "log_height")
+    start = {"mirror": 1.0}
+    drawn = {name: keras.ops.array([amounts.get(name, start.get(name, 0.0))], "float32") for name in names}
+    coefficients = RandomAffine.transforms(drawn, *image.shape)
+    moved = keras.ops.image.affine_transform(image[None, ..., None].astype("float32"), coefficients)
+    return np.asarray(moved)[0, ..., 0]
+
+
+def test_the_affine_map_by_hand():
+    image = np.arange(25.0).reshape(5, 5)
+    np.testing.assert_allclose(transformed(image), image, atol=1e-4)
+    np.testing.assert_allclose(transformed(image, mirror=-1.0), image[:, ::-1], atol=1e-4)
+    np.testing.assert_allclose(transformed(image, angle=np.pi / 2), np.rot90(image), atol=1e-3)
+    np.testing.assert_allclose(transformed(image, x=0.2)[:, :4], image[:, 1:], atol=1e-4)
+    line = np.zeros((9, 9))
+    line[4, 3:6] = 1  # three wide, one high; twice as wide: the middle cell of five on either side is full
+    wide = transformed(line, log_width=np.log(2))
+    assert wide[4, 3:6].tolist() == pytest.approx([1, 1, 1]) and wide[4].sum() == pytest.approx(6, abs=0.1)
+    assert wide[3].sum() == pytest.approx(0)
+
+
+def test_amounts_stay_within_their_limits_and_some_images_are_as_they_are():
+    layer = made("RandomAffine", flip=True, rotation=10.0, shift=0.1, zoom=0.2, aspect_jitter=0.3)
+    from cnn_xray.network import UNMOVED
+
+    drawn = {name: np.asarray(values) for name, values in layer.drawn(2000).items()}
+    moved = drawn["angle"] != 0
+    assert moved.mean() == pytest.approx(1 - UNMOVED, abs=0.04)
+    sums = drawn["log_width"] + drawn["log_height"], drawn["log_width"] - drawn["log_height"]
+    limits = ((drawn["angle"], np.pi / 18), (drawn["x"], 0.1), (drawn["y"], 0.1), (sums[0], 0.4), (sums[1], 0.3))
+    for amount, limit in limits:
+        assert (amount[~moved] == 0).all()
+        assert [-limit, limit] == pytest.approx([amount.min(), amount.max()], rel=0.02)
+    assert drawn["mirror"].mean() == pytest.approx(0, abs=0.07) and set(drawn["mirror"]) == {-1, 1}
+
+
+def test_beyond_the_edge_it_is_black_or_mirrored():
+    white = np.ones((20, 16, 16, 1), "float32")
+    moves = {"flip": False, "rotation": 20.0, "shift": 0.2}
+    black, mirrored = (
+        np.asarray(made("RandomAffine", **moves, fill=fill)(white, training=True)) for fill in ("constant", "reflect")
+    )
+    assert black.min() == pytest.approx(0, abs=1e-6)
+    np.testing.assert_allclose(mirrored, 1, atol=1e-5)
+
+
+# ---- sharpness
+
+
+def opencv(image: np.ndarray, sigma: float, reach: int) -> np.ndarray:
+    """OpenCV's Gaussian blur of one image (h, w), mirrored at the edge."""
+    return cv2.GaussianBlur(image, (2 * reach + 1, 2 * reach + 1), sigma, borderType=cv2.BORDER_REFLECT)
+
+
+def test_blur_is_gaussian_and_each_image_has_its_own():
+    keras, noise = backend.start(0), noise_images(3, 32)
+    found = np.asarray(network.RandomSharpness.blurred(noise, keras.ops.array([1e-3, 1.0, 2.0]), reach=5))
+    np.testing.assert_allclose(found[0], noise[0], atol=1e-5)
+    for i, sigma in ((1, 1.0), (2, 2.0)):
+        np.testing.assert_allclose(found[i, ..., 0], opencv(noise[i, ..., 0], sigma, 5), atol=1e-4)
+
+
+def test_sharpening_is_an_unsharp_mask_of_one_pixel_by_hand():
+    noise = noise_images(400, 12)
+    sharp = np.asarray(made("RandomSharpness", sharpen=1.5, seed=1)(noise, training=True))
+    amounts = []
+    for x, found in zip(noise[..., 0], sharp[..., 0], strict=True):
+        detail = x - opencv(x, 1.0, 3)
+        amount = ((found - x) * detail).sum() / (detail**2).sum()
+        np.testing.assert_allclose(found, x + amount * detail, atol=1e-4)
+        amounts.append(amount)
+    assert -1e-4 < min(amounts) and 1.4 < max(amounts) < 1.5 + 1e-4
+    assert np.mean(np.array(amounts) < 1e-4) == pytest.approx(0.5, abs=0.08)  # there was no blur for these
+    assert np.median([a for a in amounts if a > 1e-4]) == pytest.approx(0.75, abs=0.15)
+
+
+def test_one_half_is_blurred_and_the_other_sharpened():
+    noise = noise_images(400, 12)
+    detail = noise.std(axis=(1, 2, 3))
+    both = np.asarray(made("RandomSharpness", blur=2.0, sharpen=2.0)(noise, training=True)).std(axis=(1, 2, 3))
+    assert (both < detail).mean() == pytest.approx(0.5, abs=0.08)
+    assert (both / detail).min() < 0.3 and (both / detail).max() > 2.5
+    blurred = np.asarray(made("RandomSharpness", blur=2.0)(noise, training=True)).std(axis=(1, 2, 3))
+    assert (blurred < detail + 1e-5).all() and (blurred < 0.99 * detail).mean() == pytest.approx(0.4, abs=0.1)
+
+
+# ---- gamma
+
+
+def test_gamma_is_one_exponent_a_image_of_the_range_asked_for():
+    grey = np.linspace(0, 1, 11, dtype="float32")[None, None, :, None]
+    for gamma in (0.5, 2.0):
+        bent = np.asarray(made("RandomGamma", gamma=gamma)(np.repeat(grey, 300, axis=0), training=True))[:, 0, :, 0]
+        assert (bent[:, 0] == 0).all() and (bent[:, -1] == 1).all()
+        assert (np.diff(bent) > 0).all()
+        exponents = np.log(bent[:, 1:-1]) / np.log(grey[0, 0, 1:-1, 0])
+        np.testing.assert_allclose(exponents, exponents[:, :1] + np.zeros(9), rtol=1e-3)
+        logs = np.log(exponents[:, 0])
+        assert [logs.min(), np.median(logs), logs.max()] == pytest.approx([-gamma, 0, gamma], abs=0.15 * gamma)
+        assert np.abs(logs).max() < gamma + 1e-3
+
+
+# ---- padding
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (0, 3)])
+def test_reflection_padding_is_numpys(before, after):
+    images = np.random.default_rng(0).random((2, 6, 5, 3)).astype("float32")
+    sides = (before, after)
+    expected = np.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
+    np.testing.assert_array_equal(made("ReflectionPadding", before=before, after=after)(images), expected)

@@ -1,4 +1,4 @@
-"""Training: the order of the films, their weights and mixtures, the learning rate, and which weights are kept."""
+"""Training: the order of the images, their weights and mixtures, the learning rate, and which weights are kept."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ LINEAR = TrainParameters(
 
 
 def bright_or_dark(count, seed):
-    """Films whose class is the brightness of the centre: learnt in a few steps."""
+    """Images whose class is the brightness of the centre: learnt in a few steps."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
-    films = rng.integers(60, 120, (count, 32, 32))
-    films[:, 8:24, 8:24] += 100 * labels[:, None, None]
-    return films.astype(np.uint8), labels
+    images = rng.integers(60, 120, (count, 32, 32))
+    images[:, 8:24, 8:24] += 100 * labels[:, None, None]
+    return images.astype(np.uint8), labels
 
 
 def black_or_white(labels, side=8):
-    """Black films of label 0, white ones of label 1."""
+    """Black images of label 0, white ones of label 1."""
     y = np.asarray(labels)
     return (255 * y[:, None, None] * np.ones((1, side, side))).astype(np.uint8), y
 
 
 def linear(kernel=0.0, bias=0.0):
-    """logit = kernel × (mean of the film in 0..1 − ½) + bias: two weights, trained in no time."""
+    """logit = kernel × (mean of the image in 0..1 − ½) + bias: two weights, trained in no time."""
     keras = backend.start(0)
     image = keras.Input((8, 8, 1))
     x = keras.layers.Rescaling(1 / 255, -0.5)(image)
@@ -75,7 +75,7 @@ def test_training_learns_keeps_its_best_epoch_and_prints_a_line_an_epoch(capsys)
     assert log_loss(validation[1], training.probability(logits)) == pytest.approx(kept, abs=1e-4)
 
 
-def test_training_is_repeatable_even_where_films_are_mixed():
+def test_training_is_repeatable_even_where_images_are_mixed():
     train, validation = bright_or_dark(32, 0), bright_or_dark(16, 1)
     p = SMALL.model_copy(update={"epochs": 1, "mixup": 0.5, "cutmix": 0.5, "erasing": 0.5, "balance": "sampling"})
     losses = [training.fit(network.build(p), p, train, validation)["loss"].iloc[0] for _ in range(2)]
@@ -97,7 +97,7 @@ def test_a_training_that_diverged_is_told_in_a_sentence():
         fitted(kernel=np.nan)
 
 
-# ---- which film comes when
+# ---- which image comes when
 
 
 def order(labels, **changes):
@@ -107,7 +107,7 @@ def order(labels, **changes):
 
 
 @pytest.mark.parametrize("balance", ["weights", "none"])
-def test_every_film_comes_once_an_epoch_save_the_rest_of_a_batch(balance):
+def test_every_image_comes_once_an_epoch_save_the_rest_of_a_batch(balance):
     rows = order([0] * 18 + [1] * 3, balance=balance)
     assert rows.shape == (4, 2, 8)
     for epoch in rows.reshape(4, 16):
@@ -137,19 +137,19 @@ def test_a_batch_larger_than_the_data_is_all_of_them():
     assert rows.shape == (4, 1, 5) and (np.sort(rows[:, 0]) == np.arange(5)).all()
 
 
-def batches(films, labels, rows, class_weights=(1.0, 1.0), mixers=()):
+def batches(images, labels, rows, class_weights=(1.0, 1.0), mixers=()):
     """What `backend.feed_training` gives, batch by batch, as arrays."""
-    fed = backend.feed_training(films, labels, rows, class_weights, mixers)
+    fed = backend.feed_training(images, labels, rows, class_weights, mixers)
     assert fed["steps_per_epoch"] == rows.shape[1]
     return [tuple(np.asarray(part) for part in batch) for batch in fed["x"]]
 
 
-def test_the_films_are_fed_in_that_order_with_their_labels_and_weights():
+def test_the_images_are_fed_in_that_order_with_their_labels_and_weights():
     backend.start()
-    films = np.arange(7, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
+    images = np.arange(7, dtype=np.uint8)[:, None, None] * np.ones((1, 4, 4), np.uint8)
     labels = np.array([0, 1, 0, 0, 1, 0, 1])
     rows = np.array([[[6, 0], [2, 1]], [[4, 4], [3, 5]]])
-    fed = batches(films, labels, rows, (0.75, 2.0))
+    fed = batches(images, labels, rows, (0.75, 2.0))
     assert [x[:, 0, 0, 0].tolist() for x, _, _ in fed] == [[6, 0], [2, 1], [4, 4], [3, 5]]
     assert [y[:, 0].tolist() for _, y, _ in fed] == [[1, 0], [0, 1], [1, 1], [0, 0]]
     assert [w.tolist() for *_, w in fed] == [[2, 0.75], [0.75, 2], [2, 2], [0.75, 0.75]]
@@ -173,7 +173,7 @@ def test_class_weights_reach_the_loss():
         assert history["loss"].iloc[0] == pytest.approx(expected, abs=1e-5)
 
 
-# ---- mixed films
+# ---- mixed images
 
 
 @pytest.fixture(params=["float32", "mixed_float16"])
@@ -187,30 +187,30 @@ def precision(request):
 
 
 def mixed(**changes):
-    """Images (N, S, S), labels and weights (N,) of six mixed batches of black and white films."""
-    films, labels = black_or_white([0] * 20 + [1] * 12, side=32)
+    """Images (N, S, S), labels and weights (N,) of six mixed batches of black and white images."""
+    images, labels = black_or_white([0] * 20 + [1] * 12, side=32)
     p = TrainParameters(epochs=3, batch_size=16, **changes)
-    mixers = training.mixers(p)
-    x, y, w = zip(*batches(films, labels, training._order(labels, p), (0.5, 2.0), mixers), strict=True)
+    mixers = training.mixing_layers(p)
+    x, y, w = zip(*batches(images, labels, training._order(labels, p), (0.5, 2.0), mixers), strict=True)
     assert len({tuple(np.ravel(batch).tolist()) for batch in y}) == 6  # every batch is mixed anew
     return np.concatenate(x)[..., 0] / 255, np.concatenate(y)[:, 0], np.concatenate(w)
 
 
-def test_mixup_blends_films_labels_and_weights_alike(precision):
+def test_mixup_blends_images_labels_and_weights_alike(precision):
     images, labels, weight = mixed(mixup=1.0)
     assert labels.min() >= 0 and labels.max() <= 1 and 0.3 < np.mean((labels > 0.02) & (labels < 0.98)) < 0.7
     np.testing.assert_allclose(images, np.broadcast_to(labels[:, None, None], images.shape), atol=1e-3)
     np.testing.assert_allclose(weight, 0.5 + 1.5 * labels, atol=1e-3)
 
 
-def test_cutmix_pastes_a_patch_and_labels_a_film_by_its_share(precision):
+def test_cutmix_pastes_a_patch_and_labels_a_image_by_its_share(precision):
     images, labels, weight = mixed(cutmix=1.0)
     assert set(np.unique(images)) == {0, 1}
     mixture = (labels > 0.02) & (labels < 0.98)
     assert 0.3 < mixture.mean() < 0.7
     np.testing.assert_allclose(images.mean(axis=(1, 2)), labels, atol=1.5 / 32)  # patches end between pixels
-    for film in images[mixture]:
-        patches = (area[np.ix_(area.any(axis=1), area.any(axis=0))] for area in (film == 1, film == 0))
+    for image in images[mixture]:
+        patches = (area[np.ix_(area.any(axis=1), area.any(axis=0))] for area in (image == 1, image == 0))
         assert any(patch.all() for patch in patches)  # either colour is a rectangle
     np.testing.assert_allclose(weight, 0.5 + 1.5 * labels, atol=1e-3)
 
@@ -224,11 +224,11 @@ def test_a_small_alpha_mixes_less():
 
 
 def test_without_an_alpha_nothing_is_mixed():
-    assert training.mixers(TrainParameters()) == []
+    assert training.mixing_layers(TrainParameters()) == []
 
 
 def test_a_mixture_reaches_the_loss():
-    sure = 40.0  # of black and white films the logits are −20 and 20, and nothing is lost
+    sure = 40.0  # of black and white images the logits are −20 and 20, and nothing is lost
     for changes, low, high in (({}, 0, 1e-6), ({"mixup": 1.0}, 0.5, 5), ({"cutmix": 1.0}, 0.5, 5)):
         _, history = fitted(sure, learning_rate=1e-9, **changes)
         assert low <= history["loss"].iloc[0] < high
@@ -238,8 +238,9 @@ def test_a_mixture_reaches_the_loss():
 
 
 def rates(steps, **changes):
-    schedule = training._rate(backend.start(), TrainParameters(learning_rate=0.01, **changes), steps)
-    return np.array([float(schedule(step)) for step in range(steps)])
+    model = linear()
+    training.compile_model(model, TrainParameters(learning_rate=0.01, **changes), steps)
+    return np.array([float(model.optimizer._learning_rate(step)) for step in range(steps)])
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
@@ -339,12 +340,12 @@ def test_a_long_average_stays_near_the_first_step():
     assert free == pytest.approx(15 * 0.01, rel=0.05) and 0 < averaged < 0.012
 
 
-# ---- views of a film, each judged
+# ---- views of a image, each judged
 
 
 def test_logits_are_the_mean_over_the_views():
     keras = backend.start(0)
-    films = np.random.default_rng(0).integers(0, 256, (3, 25, 25)).astype(np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, 25, 25)).astype(np.uint8)
     kernel = np.random.default_rng(1).normal(size=(25, 25)) / 1000
     image = keras.Input((25, 25, 1))
     model = keras.Model(image, keras.layers.Dense(1, use_bias=False)(keras.layers.Flatten()(image)))
@@ -353,11 +354,11 @@ def test_logits_are_the_mean_over_the_views():
     def logits(*views):
         return np.mean([(view * kernel).sum(axis=(1, 2)) for view in views], axis=0)
 
-    padded = np.pad(films, ((0, 0), (1, 1), (1, 1)))  # a 25th of the side is one pixel; black beyond the edge
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1)))  # a 25th of the side is one pixel; black beyond the edge
     corners = ((1, 1), (0, 1), (2, 1), (1, 0), (1, 2))
     moved = [padded[:, top : top + 25, left : left + 25] for top, left in corners]
     flipped = [view[:, :, ::-1] for view in moved]
-    for tta, expected in (("none", logits(films)), ("flip", logits(films, films[:, :, ::-1])),
+    for tta, expected in (("none", logits(images)), ("flip", logits(images, images[:, :, ::-1])),
                           ("shifts", logits(*moved, *flipped))):  # fmt: skip
-        np.testing.assert_allclose(training.predict(model, films, tta=tta), expected, atol=1e-4)
-    assert np.abs(logits(*moved, *flipped) - logits(films)).max() > 0.01
+        np.testing.assert_allclose(training.predict(model, images, tta=tta), expected, atol=1e-4)
+    assert np.abs(logits(*moved, *flipped) - logits(images)).max() > 0.01

@@ -1,12 +1,149 @@
-"""The verdict: answers by threshold, interval and Holm's p; every row of the table; what is missing stays missing."""
+"""The figures behind the verdict, worked by hand; and every row of the verdict."""
 
 import itertools
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from cnn_xray import verdict
+from cnn_xray import InputError, verdict
+from cnn_xray.data import _with_part, load_dataset
+from cnn_xray.parameters import ShortcutParameters
+from cnn_xray.runs import run_of
 from cnn_xray.statistics import Comparison
+
+
+def predictions(labels, logits, patients, split="test"):
+    return pd.DataFrame(
+        {
+            "label": labels,
+            "logit": logits,
+            "probability": 1 / (1 + np.exp(-np.array(logits, float))),
+            "patient": patients,
+        }
+    ).assign(split=split)
+
+
+def test_available_counts_the_test_images_alone():
+    scored = {"val": predictions([0, 1], [1, 0], "ab"), "test": predictions([0, 0, 1, 1], [0, 2, 1, 3], "cdef")}
+    assert verdict.available(SimpleNamespace(on=scored.get)).value == 0.75  # 3 of 4 pairs
+
+
+def test_displayed_is_the_contrast_of_each_patients_mean():
+    arms = []
+    for path, patient, real, neutral in (("1", "a", 3, 1), ("2", "a", 1, 1), ("3", "b", 4, 1), ("4", "c", 2, 0)):
+        arms.append({"path": path, "patient": patient, "arm": "image", "log2_border_density_ratio": real})
+        arms.append(
+            {"path": path, "patient": patient, "arm": "neutralised border", "log2_border_density_ratio": neutral}
+        )
+    found = verdict.displayed(pd.DataFrame(arms))
+    # differences 2 and 0 (patient a: 1), 3, 2; Walsh averages 1 1.5 2 2 2.5 3, whose median is 2
+    assert found.value == 2 and found.n == 3 and found.effect == 1
+
+
+def test_an_image_without_heat_in_one_arm_is_left_out():
+    rows = [
+        {"path": "1", "patient": "a", "arm": "image", "log2_border_density_ratio": 2.0},
+        {"path": "1", "patient": "a", "arm": "neutralised border", "log2_border_density_ratio": np.nan},
+        {"path": "2", "patient": "b", "arm": "image", "log2_border_density_ratio": 2.0},
+        {"path": "2", "patient": "b", "arm": "neutralised border", "log2_border_density_ratio": 1.0},
+    ]
+    found = verdict.displayed(pd.DataFrame(rows))
+    assert (found.value, found.n) == (1, 1)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    place = tmp_path_factory.mktemp("shortcuts")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CNN_XRAY_CACHE", str(place / "cache"))
+        small = {"phantom_images": 160, "image_size": 32, "probe_size": 32, "width": 8, "epochs": 10, "probe_epochs": 1}
+        easy = {"phantom_signal": 2.0, "learning_rate": 0.01, "donors": 2, "runs": str(place / "runs")}
+        p = ShortcutParameters.from_mapping(small | easy)
+        yield p, load_dataset(p)
+
+
+def answers(run, p, data):
+    return verdict.border_figures(run.score, run.predictions, p, data, run.attention)
+
+
+def test_the_figures_of_a_run_answer_every_question(tiny):
+    p, data = tiny
+    run = run_of(p, data)
+    figures = answers(run, p, data)
+    assert set(figures) == {question.name for question in verdict.QUESTIONS}
+    again = answers(run, p, data)
+    for name, one in figures.items():
+        assert np.isfinite(one.value), name
+        assert one.value == pytest.approx(again[name].value, abs=1e-5)
+
+
+def test_any_classifier_can_be_asked_and_without_its_maps_displayed_is_missing(tiny):
+    p, data = tiny
+    rows = data.rows("test", "conflict")
+    left_half = data.pixels[:, :, :16].mean(axis=(1, 2)) - 100
+    scored = data.table.iloc[rows].assign(logit=left_half[rows])
+    figures = verdict.border_figures(lambda images: images[:, :, :16].mean(axis=(1, 2)) - 100, scored, p, data)
+    assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"Displayed"}
+    assert verdict.judge(figures).table.loc["Displayed", "answer"] == verdict.MISSING
+
+
+def test_without_lung_masks_only_the_borders_own_share_is_missing(tiny):
+    p, data = tiny
+    figures = answers(run_of(p, data), p, replace(data, lungs=None))
+    assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"The border's own"}
+    assert verdict.judge(figures).table.loc["The border's own", "answer"] == verdict.MISSING
+
+
+def masked(data, has):
+    """The data with the lung masks of some images only, and what loads a probe's part of them."""
+    lungs = data.lungs.copy()
+    lungs[~has] = False
+    part = replace(data, lungs=lungs)
+    return part, lambda p: _with_part(part, p)
+
+
+def test_too_few_lung_masks_leave_out_the_borders_own_share_and_nothing_else(tiny, monkeypatch):
+    p, data = tiny
+    part, loaded = masked(data, (data.table["label"] == 1).to_numpy())
+    run = run_of(p, data)
+    monkeypatch.setattr(verdict, "load_dataset", loaded)
+    figures = answers(run, p, part)
+    assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"The border's own"}
+
+
+def test_the_borders_own_share_compares_the_images_with_a_mask(tiny, monkeypatch):
+    p, data = tiny
+    has = np.random.default_rng(0).random(len(data.table)) < 0.5
+    part, loaded = masked(data, has)
+    part = replace(part, fingerprint="some masks")
+    run = run_of(p, data)
+    monkeypatch.setattr(verdict, "load_dataset", lambda p: replace(loaded(p), fingerprint="some masks"))
+    compared = []
+    monkeypatch.setattr(verdict, "auc_difference", lambda one, other, seed: compared.append((one, other)))
+    answers(run, p, part)
+    one, other = compared[0]
+    test = data.table[(data.table["split"] == "test") & has]
+    assert set(one["path"]) == set(other["path"]) == set(test["path"]) and len(one) == len(test)
+
+
+def test_test_images_of_one_class_are_refused_in_a_sentence(tiny):
+    p, data = tiny
+    verdict.check_test_split(p, data)
+    table = data.table[(data.table["split"] != "test") | (data.table["label"] == 1)].reset_index(drop=True)
+    count = (table["split"] == "test").sum()
+    with pytest.raises(InputError, match=f"has {count} images, all PNEUMONIA; .* needs images of both"):
+        verdict.check_test_split(p, replace(data, table=table))
+
+
+def test_a_border_that_covers_no_pixel_is_refused_before_training(tiny):
+    p, data = tiny
+    with pytest.raises(InputError, match="border is 0.01, which is no pixel of"):
+        verdict.check_test_split(p.model_copy(update={"border": 0.01}), data)
+
 
 YES = {
     "Available": Comparison(0.9, 0.85, 0.95, 100, 0.0001),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_xray import training
+from cnn_xray import runs, training
 from cnn_xray.data import load_dataset
 from cnn_xray.parameters import TrainParameters
 from cnn_xray.runs import find_run, identity, run_id, run_of
@@ -38,7 +38,9 @@ def test_a_run_leaves_a_whole_record(p):
         "run.json", "model.keras", "history.csv", "predictions.csv", "attention.csv",
     }  # fmt: skip
     record = run.record
-    assert {"parameters", "metrics", "seed", "versions", "data_fingerprint", "git_commit", "device"} <= set(record)
+    assert {"parameters", "metrics", "training", "measurement", "seed", "data_fingerprint"} <= set(record)
+    for by in ("trained_by", "measured_by"):
+        assert {"versions", "git_commit", "device"} <= set(record[by])
     assert record["parameters"]["epochs"] == 1 and record["parameters"]["artifact_rho"] == 0.95
     assert all(isinstance(value, int | float) for value in record["metrics"].values())
     assert {"test_auc", "test_accuracy", "conflict_auc", "neutral_auc", "clean_auc", "val_auc"} <= set(run.metrics)
@@ -54,7 +56,7 @@ def test_the_saved_model_gives_the_saved_predictions(p):
     run = run_of(p, data)
     test = data.rows("test")
     saved = run.predictions.query("split == 'test'")["logit"]
-    np.testing.assert_allclose(predict(run.model(), data.pixels[test], tta=p.tta), saved, atol=1e-4)
+    np.testing.assert_allclose(predict(run.model, data.pixels[test], tta=p.tta), saved, atol=1e-4)
 
 
 def test_a_recorded_run_is_reused_unless_asked(p, monkeypatch, capsys):
@@ -64,6 +66,31 @@ def test_a_recorded_run_is_reused_unless_asked(p, monkeypatch, capsys):
     with pytest.raises(pytest.fail.Exception, match="trained again"):
         run_of(p.model_copy(update={"rerun": True}))
     assert find_run(run_of(p).folder)  # the failed repetition cost nothing
+
+
+def test_a_new_way_of_measuring_trains_nothing_again(p, monkeypatch, capsys):
+    before = run_of(p)
+    (before.folder / "attention.csv").write_text("of the former way")
+    monkeypatch.setattr(runs, "MEASUREMENT", runs.MEASUREMENT + 1)
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained again"))
+    again = run_of(p)
+    assert "measured again" in capsys.readouterr().out and again.folder == before.folder
+    for name, value in before.metrics.items():
+        assert again.metrics[name] == pytest.approx(value, abs=1e-5, nan_ok=True)
+    assert "arm" in again.attention and again.record["measurement"] == runs.MEASUREMENT
+    assert "recorded already, reused" in (run_of(p), capsys.readouterr().out)[1]
+
+
+def test_an_option_that_is_off_is_no_part_of_a_runs_name(p):
+    """So a run is still found when options are added later."""
+    field = TrainParameters.model_fields["mixup"]
+    assert field.json_schema_extra == {"off": 0.0}
+    data, resolved = load_dataset(p), p.resolved()
+    off = run_id(resolved, data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "identity", lambda p: {k: v for k, v in identity(p).items() if k != "mixup"})
+        assert run_id(resolved, data) == off
+    assert run_id(resolved.model_copy(update={"mixup": 0.2}), data) != off
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"crop": 0.1}, {"learning_rate": 1e-4}, {"artifact_rho": 0.5}])
@@ -76,43 +103,43 @@ def test_another_setting_is_another_run(p, change):
 
 
 @pytest.fixture(scope="module")
-def films(place):
-    """A manifest of grey films of one size, half of them with a lung mask."""
+def images(place):
+    """A manifest of grey images of one size, half of them with a lung mask."""
     lines = ["path,label,split,patient,lung_mask"]
-    (place / "films").mkdir()
+    (place / "images").mkdir()
     for i in range(24):
-        Image.fromarray(np.full((32, 32), 100 + i, np.uint8)).save(place / "films" / f"{i}.png")
-        Image.fromarray(np.pad(np.full((16, 16), 255, np.uint8), 8)).save(place / "films" / f"mask{i}.png")
+        Image.fromarray(np.full((32, 32), 100 + i, np.uint8)).save(place / "images" / f"{i}.png")
+        Image.fromarray(np.pad(np.full((16, 16), 255, np.uint8), 8)).save(place / "images" / f"mask{i}.png")
         lines.append(f"{i}.png,{i % 2},{'train' if i < 16 else 'test'},p{i},mask{i}.png")
-    (place / "films" / "manifest.csv").write_text("\n".join(lines))
-    return str(place / "films" / "manifest.csv")
+    (place / "images" / "manifest.csv").write_text("\n".join(lines))
+    return str(place / "images" / "manifest.csv")
 
 
-def id_of(films, **more):
-    p = TrainParameters(data=films, image_size=32, **more).resolved()
+def id_of(images, **more):
+    p = TrainParameters(data=images, image_size=32, **more).resolved()
     return run_id(p, load_dataset(p))
 
 
-def test_what_is_seen_planted_or_permuted_is_another_run(films):
+def test_what_is_seen_planted_or_permuted_is_another_run(images):
     parts = [
         {"keep": part} for part in ("border", "centre", "outside_lung_box", "outside_lungs", "lung_outline", "between")
     ]
     planted = [{"artifact_rho": 0.5}, {"artifact_rho": 0.0}, {"artifact_rho": 0.5, "artifact_kinds": "text"}]
     more = [{}, *parts, *planted, {"labels": "permuted"}, {"labels": "permuted", "keep": "border"}]
     more += [{"artifact_rho": 0.5, "artifact_amplitude": 0.5}, {"keep": "border", "border": 0.2}]
-    ids = [id_of(films, **change) for change in more]
+    ids = [id_of(images, **change) for change in more]
     assert len(set(ids)) == len(ids)
-    assert ids[0].startswith("films-32px-crop0-seed0-")
-    assert ids[1].startswith("films-32px-crop0-border-seed0-")
-    assert ids[7].startswith("films-border-rho0.5-32px-crop0-seed0-")
-    assert id_of(films, labels="permuted", keep="border").startswith("films-32px-crop0-border-permuted-seed0-")
+    assert ids[0].startswith("images-32px-crop0-seed0-")
+    assert ids[1].startswith("images-32px-crop0-border-seed0-")
+    assert ids[7].startswith("images-border-rho0.5-32px-crop0-seed0-")
+    assert id_of(images, labels="permuted", keep="border").startswith("images-32px-crop0-border-permuted-seed0-")
 
 
-def test_how_an_artifact_looks_that_is_not_planted_is_no_part_of_the_run(films):
+def test_how_an_artifact_looks_that_is_not_planted_is_no_part_of_the_run(images):
     other = {"artifact_location": "inside", "artifact_kinds": "tubing", "artifact_amplitude": 2.0}
-    assert id_of(films) == id_of(films, **other)
-    assert id_of(films, artifact_rho=0.5) != id_of(films, artifact_rho=0.5, **other)
-    named = identity(TrainParameters(data=films))
+    assert id_of(images) == id_of(images, **other)
+    assert id_of(images, artifact_rho=0.5) != id_of(images, artifact_rho=0.5, **other)
+    named = identity(TrainParameters(data=images))
     assert not [name for name in named if name.startswith("artifact_")] and named["keep"] == "all"
 
 
@@ -124,10 +151,10 @@ def test_where_things_lie_is_no_part_of_the_run(p):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_training_leaves_no_run(place, how):
-    runs = place / f"interrupted{how}"
+    folder = place / f"interrupted{how}"
     script = (
         "from cnn_xray.runs import run_of; from cnn_xray.parameters import TrainParameters;"
-        f"run_of(TrainParameters(**{ {**TINY, 'epochs': 500, 'patience': 500, 'runs': str(runs)} }))"
+        f"run_of(TrainParameters(**{ {**TINY, 'epochs': 500, 'patience': 500, 'runs': str(folder)} }))"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -139,6 +166,6 @@ def test_an_interrupted_training_leaves_no_run(place, how):
             break
     child.stdout.close()
     assert child.wait(60) != 0
-    assert [folder for folder in runs.iterdir() if not folder.name.startswith(".")] == []
+    assert [one for one in folder.iterdir() if not one.name.startswith(".")] == []
     if how == signal.SIGINT:
-        assert list(runs.iterdir()) == []
+        assert list(folder.iterdir()) == []
