@@ -1,4 +1,4 @@
-"""How fast does training run, beside what the machine can do? Default recipe, random films, all timed in one run.
+"""How fast does training run, beside what the machine can do? Default recipe, random images, all timed in one run.
 
     python benchmarks/throughput.py
 
@@ -22,24 +22,24 @@ STEPS, REPETITIONS, MATRIX = 20, 20, 2048
 
 def main() -> None:
     """Time training steps, forward passes and one large matrix product on the back end's own kernels."""
-    p = TrainParameters(data="films").resolved()
+    p = TrainParameters(data="images").resolved()
     rng = np.random.default_rng(0)
-    films = rng.integers(0, 256, (STEPS * p.batch_size, p.image_size, p.image_size)).astype(np.uint8)
-    labels = np.arange(len(films)) % 2
+    images = rng.integers(0, 256, (STEPS * p.batch_size, p.image_size, p.image_size)).astype(np.uint8)
+    labels = np.arange(len(images)) % 2
     keras = backend.start(0)
     model = network.build(p)
-    training.prepare(model, p, steps=1000)
-    order = np.arange(len(films)).reshape(1, STEPS, p.batch_size)
+    training.compile_model(model, p, steps=1000)
+    order = np.arange(len(images)).reshape(1, STEPS, p.batch_size)
     a, b = (keras.ops.convert_to_tensor(rng.normal(size=(MATRIX, MATRIX)).astype(np.float32)) for _ in range(2))
-    mixers = training.mixers(p)
+    mixers = training.mixing_layers(p)
 
     ways: dict[str, tuple[Callable[[], object], float, str]] = {
         "training": (
-            lambda: model.fit(**backend.feed_training(films, labels, order, mixers=mixers), verbose=0),
-            len(films),
+            lambda: model.fit(**backend.feed_training(images, labels, order, mixers=mixers), verbose=0),
+            len(images),
             "images/s",
         ),
-        "forward pass": (lambda: training.predict(model, films), len(films), "images/s"),
+        "forward pass": (lambda: training.predict(model, images), len(images), "images/s"),
         "matrix product": (
             lambda: keras.ops.convert_to_numpy(keras.ops.matmul(a, b)),
             2 * MATRIX**3 / 1e9,

@@ -1,8 +1,8 @@
-"""The recipe is chosen without the test split: the selection runs to its end although no test film can be read."""
+"""The recipe is chosen without the test split: the selection runs to its end although no test image can be read."""
 
-import importlib.util
 from pathlib import Path
 
+import ablation
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,29 +11,23 @@ from PIL import Image
 from cnn_xray import InputError, images
 from cnn_xray.parameters import TrainParameters
 
-BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "ablation.py"
-
 
 @pytest.fixture
-def ablation(tmp_path, monkeypatch):
-    """The benchmark with two tiny arms, writing into an empty folder."""
-    spec = importlib.util.spec_from_file_location("ablation", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    tiny = {"image_size": 32, "width": 4, "epochs": 1, "keep_epoch": "last", "runs": str(tmp_path / "runs")}
+def tiny(tmp_path, monkeypatch):
+    """The selection with two tiny arms, writing into an empty folder."""
+    base = {"image_size": 32, "width": 4, "epochs": 1, "keep_epoch": "last", "runs": str(tmp_path / "runs")}
     for name, value in {
-        "BASE": tiny, "ARMS": {"base": {}, "no blur": {"blur": 0.0}}, "SEEDS": (0,), "REFERENCE_SIDE": 32,
+        "BASE": base, "ARMS": {"base": {}, "no blur": {"blur": 0.0}}, "SEEDS": (0,), "REFERENCE_SIDE": 32,
         "TABLE": tmp_path / "ablation.csv", "TEST": tmp_path / "ablation_test.csv",
     }.items():  # fmt: skip
-        monkeypatch.setattr(module, name, value)
+        monkeypatch.setattr(ablation, name, value)
     monkeypatch.setenv("CNN_XRAY_CACHE", str(tmp_path / "cache"))
-    return module
 
 
 @pytest.fixture
-def films(tmp_path):
-    """40 noise films to fit on, of a size each, and 8 of the test split: a manifest CSV and its folder."""
-    folder, rng, rows = tmp_path / "films", np.random.default_rng(0), []
+def folder(tmp_path):
+    """40 noise images to fit on, of a size each, and 8 of the test split: a manifest CSV and its folder."""
+    folder, rng, rows = tmp_path / "noise", np.random.default_rng(0), []
     folder.mkdir()
     for i in range(48):
         size = (int(rng.integers(40, 80)), int(rng.integers(40, 80)))
@@ -43,30 +37,32 @@ def films(tmp_path):
     return folder
 
 
-def test_selection_never_sees_the_test_split(ablation, films, monkeypatch):
-    test_films = {films / f"{i}.png" for i in range(40, 48)}
-    for film in test_films:
-        film.write_text("not an image")  # whoever decodes it is refused
+def test_selection_never_sees_the_test_split(tiny, folder, monkeypatch):
+    test_images = {folder / f"{i}.png" for i in range(40, 48)}
+    for image in test_images:
+        image.write_text("not an image")  # whoever decodes it is refused
     opened, digested = set(), set()
     decode, digests = images.decode, images.digests
     monkeypatch.setattr(images, "decode", lambda file, *rest: (opened.add(Path(file)), decode(file, *rest))[1])
     monkeypatch.setattr(images, "digests", lambda files, *rest: (digested.update(files), digests(files, *rest))[1])
 
-    ablation.select(str(films / "manifest.csv"))
+    ablation.select(str(folder / "manifest.csv"))
     table = pd.read_csv(ablation.TABLE)
     assert table["arm"].tolist() == ["base", "no blur"] and table["stressed_auc"].between(0, 1).all()
     assert not ablation.TEST.exists() and not [name for name in table if "test" in name]
-    assert digested and not test_films & (opened | digested)
+    assert digested and not test_images & (opened | digested)
     for run in table["run"]:
-        predictions = pd.read_csv(films.parent / "runs" / run / "predictions.csv")
-        assert set(predictions["split"]) == {"val"} and not {films / path for path in predictions["path"]} & test_films
+        predictions = pd.read_csv(folder.parent / "runs" / run / "predictions.csv")
+        assert (
+            set(predictions["split"]) == {"val"} and not {folder / path for path in predictions["path"]} & test_images
+        )
 
     with pytest.raises(InputError, match="8 images"):  # the trap is set: opening the test split would have sprung it
-        ablation.open_test(str(films / "manifest.csv"))
+        ablation.open_test(str(folder / "manifest.csv"))
 
 
-def test_the_labels_of_test_films_change_nothing(ablation, films):
-    place = str(films / "manifest.csv")
+def test_the_labels_of_test_images_change_nothing(tiny, folder):
+    place = str(folder / "manifest.csv")
     ablation.select(place)
     before = pd.read_csv(ablation.TABLE)
     ablation.TABLE.unlink()
@@ -77,8 +73,8 @@ def test_the_labels_of_test_films_change_nothing(ablation, films):
     pd.testing.assert_frame_equal(pd.read_csv(ablation.TABLE), before)
 
 
-def test_the_test_split_is_opened_when_nothing_is_left_to_choose(ablation, films, monkeypatch):
-    place = str(films / "manifest.csv")
+def test_the_test_split_is_opened_when_nothing_is_left_to_choose(tiny, folder, monkeypatch):
+    place = str(folder / "manifest.csv")
     with pytest.raises(SystemExit, match="finish the selection"):
         ablation.open_test(place)
     ablation.select(place)
@@ -86,23 +82,20 @@ def test_the_test_split_is_opened_when_nothing_is_left_to_choose(ablation, films
     opened = pd.read_csv(ablation.TEST)
     assert opened["arm"].tolist() == ["base", "no blur"] and opened["test_auc"].between(0, 1).all()
     assert opened["run"].tolist() == pd.read_csv(ablation.TABLE)["run"].tolist()
-    monkeypatch.setattr(ablation, "predict", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr("cnn_xray.runs.Run.score", lambda *_: pytest.fail("scored again"))
     ablation.open_test(place)
     ablation.select(place)
 
 
 def test_the_default_recipe_is_the_arm_that_won():
-    """Of the arms of full size that train within ten minutes on two cores (the strata take a third of the films)."""
-    spec = importlib.util.spec_from_file_location("ablation", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    table = pd.read_csv(module.TABLE)
-    assert not set(table.groupby("arm").size()) - {len(module.SEEDS)}, "an arm lacks seeds"
+    """Of the arms of full size that train within ten minutes on two cores (the strata take a third of the images)."""
+    table = pd.read_csv(ablation.TABLE)
+    assert not set(table.groupby("arm").size()) - {len(ablation.SEEDS)}, "an arm lacks seeds"
     of_arms = table[table["arm"].str.startswith("full size")].groupby("arm")
     affordable = of_arms["train_seconds"].mean() * 1.5 < 600
     arm = of_arms["changed_auc"].mean()[affordable].idxmax()
-    views = of_arms[list(module.VIEWS)].mean().loc[arm].idxmax()
-    locked = TrainParameters(data="films").resolved()
-    won = {**module.BASE, **module.ARMS[arm], "tta": module.VIEWS[views]}
+    views = of_arms[list(ablation.VIEWS)].mean().loc[arm].idxmax()
+    locked = TrainParameters(data="images").resolved()
+    won = {**ablation.BASE, **ablation.ARMS[arm], "tta": ablation.VIEWS[views]}
     assert {name: getattr(locked, name) for name in won} == won
-    assert list(module.LOCKED.values())[-1] == arm
+    assert list(ablation.LOCKED.values())[-1] == arm
