@@ -19,11 +19,11 @@ from cnn_xray.report.words import HEADLINE
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by assets/refresh_readme.py from the committed reports -->", "<!-- /results -->"
-NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training films, split by image"
+NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training images, split by image"
 OURS = {  # by report: the network, and what its recipe was chosen on
     "kermany": (
         "**this one**",
-        "training patients; judge and more stretching thought of after test results (`02_train`)",
+        "training patients; judge and more aspect-ratio jitter thought of after test results (`appendix_recipe_selection`)",
     ),
     "kermany-large": ("**this one at 224 px** (`recipe large`)", "the same, nothing chosen beyond it"),
 }
@@ -37,7 +37,7 @@ REFERENCES = (  # as reported on these 624 images, in the columns of the table
     ("ResNet-50, 224 px (MedMNIST v2)", "nothing", MEDMNIST, ".884", ".962", NOT_GIVEN, NOT_GIVEN),
 )
 NOTE = (
-    "Ours are means over seeds with their range, at probability 0.5, a film's logit being the mean of ten views; the "
+    "Ours are means over seeds with their range, at probability 0.5, an image's logit being the mean of ten views; the "
     "intervals over patients, which are wider, are in `02_train`. The others are as their authors report them."
 )
 PICTURE = "Evidence before and after cropping in the original frame, artifact: border"
@@ -61,13 +61,13 @@ def results() -> str:
             row(part, "conflict_auc", f"phantom, artifact: {location} | AUC with the artifact on the wrong class")
             for location, part in phantom.groupby("artifact_location")
         ),
-        row(kermany, "test_auc", "real films (624 for testing) | AUC"),
-        row(kermany, "test_accuracy", "real films (624 for testing) | accuracy at 0.5"),
+        row(kermany, "test_auc", "real images (624 for testing) | AUC"),
+        row(kermany, "test_accuracy", "real images (624 for testing) | accuracy at 0.5"),
         "",
-        "| films | verdict on the border (uncropped, first seed) |",
+        "| images | verdict on the border (uncropped, first seed) |",
         "|---|---|",
         verdict("phantom", "phantom, artifact: border"),
-        verdict("kermany", "real films"),
+        verdict("kermany", "real images"),
         "",
         "| truth that was planted | networks | called a border shortcut |",
         "|---|---|---|",
@@ -80,7 +80,7 @@ def results() -> str:
 
 
 def full(report: str) -> pd.DataFrame:
-    """A report's networks trained in full on all training films, without the small probes and the one under stress."""
+    """A report's networks trained in full on all training images, without the small probes and the one that lacks the bias-conflicting images."""
     runs = pd.read_csv(ROOT / "reports" / report / "runs.csv").dropna(subset="test_auc")
     return runs[runs["epochs"] == runs["epochs"].max()]
 
@@ -112,11 +112,11 @@ def outputs(report: str, notebook: str) -> list[dict[str, Any]]:
     return [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", ())]
 
 
-def verdict(report: str, films: str) -> str:
+def verdict(report: str, images: str) -> str:
     """One line: what notebook 04 says of the border, with its meaning."""
     headlines = (data[HEADLINE] for data in outputs(report, "04_shortcut_tests") if HEADLINE in data)
     found = next(one for one in headlines if one["label"] == "Verdict on the border")
-    return f"| {films} | *{found['value']}*. {found['meaning']} |"
+    return f"| {images} | *{found['value']}*. {found['meaning']} |"
 
 
 def picture() -> None:
