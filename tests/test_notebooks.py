@@ -8,7 +8,7 @@ import pytest
 from papermill.exceptions import PapermillExecutionError
 
 from cnn_xray.parameters import NOTEBOOKS
-from cnn_xray.report.words import HEADLINE, RUN
+from cnn_xray.report.words import HEADLINE, RUNS
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 TINY = {
@@ -53,7 +53,7 @@ def test_a_notebook_runs_through_and_says_something(name, place):
     shown = [output["data"] for output in found if "data" in output]
     assert any(HEADLINE in data for data in shown)
     assert any("image/png" in data or "image/jpeg" in data for data in shown)
-    assert any(RUN in data for data in shown) == (name != "01_data_audit")
+    assert any(RUNS in data for data in shown) == (name != "01_data_audit")
     printed = "".join(output["text"] for output in found if output["output_type"] == "stream")
     assert "Warning" not in printed, printed
     text = "".join("".join(data.get("text/markdown", "")) for data in shown)

@@ -23,7 +23,7 @@ import pandas as pd
 import cnn_xray
 from cnn_xray import InputError, parameters
 from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, unknown_name
-from cnn_xray.report.words import HEADLINE, RUN, table_html
+from cnn_xray.report.words import HEADLINE, RUNS, table_html
 from cnn_xray.runs import PACKAGES, Run, find_run, runs_table
 from cnn_xray.storage import atomic_folder, home, resolve
 
@@ -336,7 +336,7 @@ def chapter(name: str, notebook: Any) -> Chapter:
         name,
         next(headings, name),
         tuple(_card(data[HEADLINE]) for data in shown if HEADLINE in data),
-        tuple(dict.fromkeys(data[RUN]["run"] for data in shown if RUN in data)),
+        tuple(dict.fromkeys(run for data in shown if RUNS in data for run in data[RUNS]["runs"])),
         notebook,
     )
 

@@ -1,37 +1,65 @@
-"""What notebooks call to show a sentence, a headline figure, a figure or a table."""
+"""What notebooks call to show a sentence, a headline figure, a figure, a table, or which runs they read."""
 
 from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterable
 from html import escape
 from inspect import cleandoc
-from numbers import Integral, Real
 from typing import Any
+from zlib import crc32
 
 import pandas as pd
 from IPython.display import Markdown, display
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from pandas.api.types import is_bool
+from pandas.io.formats.style import Styler
+from PIL import Image
 
 HEADLINE = "application/vnd.cnn-xray.headline+json"  # {"label", "value", "meaning"}
-RUN = "application/vnd.cnn-xray.run+json"  # {"run"}: the id of a run record
+RUNS = "application/vnd.cnn-xray.runs+json"  # {"runs": ids of run records}
 DPI = 100
 JPEG_QUALITY = 85
 MISSING = "–"
+RIGHT: Any = {"selector": "", "props": "text-align: right"}  # of a column of numbers
 
 
 def say(markdown: str) -> None:
-    """Show Markdown, usually an f-string with the numbers in it."""
+    """Show Markdown, usually an f-string with the numbers in it.
+
+    Parameters
+    ----------
+    markdown
+        May be indented as a whole.
+    """
     display(Markdown(cleandoc(markdown)))
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Show each note as a quoted line, repeated ones once.
+
+    Parameters
+    ----------
+    notes
+        Markdown, one line each.
+    """
+    for note in dict.fromkeys(notes):
+        say(f"> {note}")
 
 
 def headline(label: str, value: str, meaning: str) -> None:
     """Show one headline figure in a box and leave it for the report's index.
 
-    ``label`` names the figure (Test AUC), ``value`` is the figure with its interval (0.971 [0.958, 0.982]),
-    ``meaning`` says in a sentence how to read it.
+    Parameters
+    ----------
+    label
+        Name of the figure, such as ``Test AUC``.
+    value
+        The figure with its interval, such as ``0.971 [0.958, 0.982]``.
+    meaning
+        A sentence that says how to read it.
     """
     box = (
         '<div class="headline" style="border-left: 4px solid #1f5a7a; padding: .2em 1em; margin: 1em 0">'
@@ -39,38 +67,59 @@ def headline(label: str, value: str, meaning: str) -> None:
         f'<div class="value" style="font-size: 1.5em; font-weight: 600">{escape(value)}</div>'
         f'<div class="meaning">{escape(meaning)}</div></div>'
     )
-    _publish(
-        {
-            HEADLINE: {"label": label, "value": value, "meaning": meaning},
-            "text/html": box,
-            "text/plain": f"{label}: {value}\n{meaning}",
-        }
-    )
+    told = {"label": label, "value": value, "meaning": meaning}
+    display({HEADLINE: told, "text/html": box, "text/plain": f"{label}: {value}\n{meaning}"}, raw=True)
+
+
+def uses_runs(ids: Iterable[str]) -> None:
+    """Show in one line which run records were read, and put these runs into the report's runs.csv.
+
+    Parameters
+    ----------
+    ids
+        Ids of runs, repeated ones shown once.
+    """
+    every = list(dict.fromkeys(ids))
+    word = "Run record" if len(every) == 1 else "Run records"
+    html = f'<p class="run">{word} {", ".join(f"<code>{escape(one)}</code>" for one in every)}</p>'
+    display({RUNS: {"runs": every}, "text/html": html, "text/plain": f"{word} {', '.join(every)}"}, raw=True)
 
 
 def uses_run(run_id: str) -> None:
-    """Show which run record what follows was read from, and put that run into the report's runs.csv."""
-    html = f'<p class="run">Run record <code>{escape(run_id)}</code></p>'
-    _publish({RUN: {"run": run_id}, "text/html": html, "text/plain": f"Run record {run_id}"})
+    """Show which run record was read, and put that run into the report's runs.csv.
+
+    Parameters
+    ----------
+    run_id
+        Id of the run.
+    """
+    uses_runs([run_id])
 
 
 def show(figure: Figure, alt: str = "") -> None:
     """Show a figure as PNG, or as JPEG where that takes less than half the space, and close it.
 
-    ``alt`` describes it to who cannot see it; the titles in the figure do so otherwise.
+    Parameters
+    ----------
+    figure
+        A matplotlib figure.
+    alt
+        Describes it to who cannot see it; the titles in the figure do so otherwise.
     """
-    from PIL import Image
-
-    drawn, png, jpeg = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
     alt = alt or _titles(figure)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
     plt.close(figure)
     pixels = Image.open(drawn).convert("RGB")
-    pixels.save(png, format="png", optimize=True)
-    pixels.save(jpeg, format="jpeg", quality=JPEG_QUALITY, optimize=True)
-    photographic = 2 * jpeg.tell() < png.tell()
-    kind, image = ("image/jpeg", jpeg) if photographic else ("image/png", png)
-    _publish({kind: base64.b64encode(image.getvalue()).decode(), "text/plain": alt}, {kind: {"alt": alt}})
+    png, jpeg = (_encoded(pixels, kind) for kind in ("png", "jpeg"))
+    kind, image = ("image/jpeg", jpeg) if 2 * len(jpeg) < len(png) else ("image/png", png)
+    display({kind: base64.b64encode(image).decode(), "text/plain": alt}, metadata={kind: {"alt": alt}}, raw=True)
+
+
+def _encoded(pixels: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    pixels.save(file, format=kind, quality=JPEG_QUALITY, optimize=True)
+    return file.getvalue()
 
 
 def _titles(figure: Figure) -> str:
@@ -79,41 +128,54 @@ def _titles(figure: Figure) -> str:
 
 
 def table(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> None:
-    """Show a table, floats with ``digits`` decimals, and its index unless it is a nameless range."""
-    _publish({"text/html": table_html(frame, caption, digits), "text/plain": frame.to_string()})
+    """Show a table.
+
+    Parameters
+    ----------
+    frame
+        Its index is shown unless it is a nameless range.
+    caption
+        Plain text above the table.
+    digits
+        Decimals of numbers that are not whole.
+    """
+    display({"text/html": table_html(frame, caption, digits), "text/plain": frame.to_string()}, raw=True)
 
 
 def table_html(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> str:
-    """The table as HTML: numbers are marked for alignment, missing values are a dash, all text is escaped."""
+    """HTML of a table: numbers to the right, missing values a dash, truth values yes or no, all text escaped.
+
+    Parameters
+    ----------
+    frame
+        With column names that differ; its index is shown unless it is a nameless range.
+    caption
+        Plain text above the table.
+    digits
+        Decimals of numbers that are not whole.
+    """
     if not isinstance(frame.index, pd.RangeIndex) or frame.index.name:
-        frame = frame.reset_index(names=[name or "" for name in frame.index.names], allow_duplicates=True)
-    kinds = [frame.dtypes.iloc[place] for place in range(frame.shape[1])]
-    marks = [' class="number"' if is_numeric_dtype(k) and not is_bool_dtype(k) else "" for k in kinds]
-    head = "".join(f"<th{mark}>{escape(str(name))}</th>" for name, mark in zip(frame, marks, strict=True))
-    rows = [
-        "<tr>" + "".join(f"<td{m}>{_cell(v, digits)}</td>" for v, m in zip(row, marks, strict=True)) + "</tr>"
-        for row in frame.itertuples(index=False, name=None)
-    ]
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
-    return f"<table>{title}<thead><tr>{head}</tr></thead>\n<tbody>" + "\n".join(rows) + "</tbody></table>"
+        frame = frame.reset_index(names=[name or " " * level for level, name in enumerate(frame.index.names)])
+    styler = Styler(
+        frame.map(lambda value: ("yes" if value else "no") if is_bool(value) else value),
+        precision=digits,
+        thousands=",",
+        na_rep=MISSING,
+        escape="html",
+        caption=escape(caption),
+        cell_ids=False,
+        uuid=f"{crc32(frame.to_csv().encode()):08x}",  # the same table is the same HTML
+    )
+    numbers = {name: [RIGHT] for name in frame.select_dtypes("number")}
+    return styler.format_index(escape="html", axis="columns").hide(axis="index").set_table_styles(numbers).to_html()
 
 
 def p_value(p: float) -> str:
-    """A p-value with three decimals, ``< 0.001`` below that; missing ones are a dash."""
+    """A p-value with three decimals, ``< 0.001`` below that; missing ones are a dash.
+
+    Parameters
+    ----------
+    p
+        From 0 to 1, or NaN.
+    """
     return MISSING if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _cell(value: Any, digits: int) -> str:
-    if value is None or value is pd.NA or value != value:
-        return MISSING
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Integral):
-        return f"{int(value):,}"
-    if isinstance(value, Real):
-        return f"{float(value):.{digits}f}"
-    return escape(str(value))
-
-
-def _publish(data: dict[str, Any], metadata: dict[str, Any] | None = None) -> None:
-    display(data, metadata=metadata, raw=True)
