@@ -36,7 +36,15 @@ Explainer = Callable[[np.ndarray], Evidence]  # images (N, S, S) uint8 → evide
 
 
 def border_fraction(heat: np.ndarray, border: np.ndarray) -> np.ndarray:
-    """Border attention fraction ΣH[B] / ΣH[Ω], (N,); NaN for a map of zeros. Uniform: |B| / |Ω|."""
+    """Border attention fraction ΣH[B] / ΣH[Ω], (N,); NaN for a map of zeros. Uniform: |B| / |Ω|.
+
+    Parameters
+    ----------
+    heat : ndarray (N, h, w)
+        Evidence for what is explained, not negative.
+    border : ndarray (h, w)
+        Fraction of each cell that lies in the border.
+    """
     return ratio((heat * border).sum(axis=(1, 2)), heat.sum(axis=(1, 2)))
 
 
@@ -44,6 +52,13 @@ def log2_density_ratio(heat: np.ndarray, border: np.ndarray, rest: np.ndarray | 
     """log2 of the mean heat in the border over the mean heat in the rest (default: all else), (N,). Uniform: 0.
 
     Kept within ±6: beyond 64 to 1 the ratio says only that one side is empty. NaN for a map of zeros.
+
+    Parameters
+    ----------
+    heat : ndarray (N, h, w)
+        Evidence for what is explained, not negative.
+    border, rest : ndarray (h, w) or (N, h, w)
+        Fractions of each cell; ``rest`` by default all but the border.
     """
     rest = 1 - border if rest is None else rest
     density = ratio((heat * border).sum(axis=(1, 2)), border.sum(axis=(-2, -1)))
@@ -53,12 +68,27 @@ def log2_density_ratio(heat: np.ndarray, border: np.ndarray, rest: np.ndarray | 
 
 
 def signed_border_evidence(maps: np.ndarray, border: np.ndarray) -> np.ndarray:
-    """S_B = Σ_B c_u, the logits that the border contributes, (N,); always defined. No border evidence: 0."""
+    """S_B = Σ_B c_u, the logits that the border contributes, (N,); always defined. No border evidence: 0.
+
+    Parameters
+    ----------
+    maps : ndarray (N, h, w)
+        Signed evidence, logits.
+    border : ndarray (h, w)
+        Fraction of each cell that lies in the border.
+    """
     return (maps * border).sum(axis=(1, 2))
 
 
 def mass_accuracy(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
     """Relevance mass accuracy ΣH[L] / ΣH[Ω], (N,); NaN for a map of zeros or an empty area. Uniform: |L| / |Ω|.
+
+    Parameters
+    ----------
+    heat : ndarray (N, h, w)
+        Evidence for what is explained, not negative.
+    area : ndarray (N, h, w)
+        Fraction of each cell that lies in it.
 
     References
     ----------
@@ -69,7 +99,15 @@ def mass_accuracy(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
 
 
 def enrichment(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Relevance mass accuracy over its uniform value |L| / |Ω|, (N,). Uniform: 1."""
+    """Relevance mass accuracy over its uniform value |L| / |Ω|, (N,). Uniform: 1.
+
+    Parameters
+    ----------
+    heat : ndarray (N, h, w)
+        Evidence for what is explained, not negative.
+    area : ndarray (N, h, w)
+        Fraction of each cell that lies in it.
+    """
     return ratio(mass_accuracy(heat, area), area.mean(axis=(1, 2)))
 
 
@@ -77,6 +115,13 @@ def rank_accuracy(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
     """Relevance rank accuracy |top-|L| cells ∩ L| / |L|, (N,). Uniform: |L| / |Ω|.
 
     The number of top cells is |L| in cells, rounded; NaN for a map of zeros or an area under half a cell.
+
+    Parameters
+    ----------
+    heat : ndarray (N, h, w)
+        Evidence for what is explained, not negative.
+    area : ndarray (N, h, w)
+        Fraction of each cell that lies in it.
 
     References
     ----------
@@ -94,6 +139,13 @@ def rank_accuracy(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
 def pointing_game(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
     """How much of the hottest cell lies in L, (N,) in 0..1; NaN for a map of zeros or no area. Uniform: |L| / |Ω|.
 
+    Parameters
+    ----------
+    heat : ndarray (N, h, w)
+        Evidence for what is explained, not negative.
+    area : ndarray (N, h, w)
+        Fraction of each cell that lies in it.
+
     References
     ----------
     Zhang et al. 2018, IJCV 126:1084; on chest radiographs: Saporta et al. 2022 (CheXlocalize).
@@ -104,7 +156,15 @@ def pointing_game(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
 
 
 def artifact_sensitivity(heat: np.ndarray, artifact: np.ndarray) -> np.ndarray:
-    """Share of a planted artifact that the hottest tenth of the cells covers, (N,). Uniform: 0.1."""
+    """Share of a planted artifact that the hottest tenth of the cells covers, (N,). Uniform: 0.1.
+
+    Parameters
+    ----------
+    heat : ndarray (N, h, w)
+        Evidence for what is explained, not negative.
+    artifact : ndarray (N, h, w)
+        Fraction of each cell that lies in it.
+    """
     flat, part = heat.reshape(len(heat), -1), artifact.reshape(len(artifact), -1)
     count = max(1, round(TOP * flat.shape[1]))
     hottest = np.argsort(-flat, axis=1, kind="stable")[:, :count]
@@ -158,6 +218,15 @@ def uniform_metrics(
 
     Signed border evidence is the exception: its 0 means no border evidence. Not computed from a constant map, whose
     ties would make the ranking metrics depend on the order of the cells.
+
+    Parameters
+    ----------
+    border : ndarray (h, w)
+        Fraction of each cell that lies in the border.
+    rows
+        Number of images.
+    lungs, artifacts : ndarray (N, h, w), optional
+        Fractions of each cell.
     """
     none = np.full(rows, np.nan)
     share = none if lungs is None else np.where(lungs.any(axis=(1, 2)), lungs.mean(axis=(1, 2)), np.nan)
@@ -178,7 +247,15 @@ def uniform_metrics(
 
 
 def neutral_image(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Mean of the two classes' mean images, (S, S) float32: give it training images (N, S, S) and their labels (N,)."""
+    """Mean of the two classes' mean images, (S, S) float32: give it training images (N, S, S) and their labels (N,).
+
+    Parameters
+    ----------
+    images : ndarray (N, S, S) uint8
+        Of the training split.
+    labels : ndarray (N,)
+        0 NORMAL, 1 PNEUMONIA.
+    """
     means = [images[labels == label].mean(axis=0, dtype=np.float64) for label in (0, 1)]
     return np.mean(means, axis=0).astype(np.float32)
 
@@ -188,6 +265,14 @@ def neutralised(images: np.ndarray, neutral: np.ndarray, width: float) -> np.nda
 
     The border is ``width`` of each side, replaced whole; over the next quarter of ``width`` inwards the two are blended
     linearly. Every image gets the same border, so the border tells no image from another.
+
+    Parameters
+    ----------
+    images : ndarray (N, S, S) uint8
+    neutral : ndarray (S, S)
+        Where the border is taken from.
+    width
+        Of the border, fraction of the side.
     """
     return blend(images, neutral, soft_border(images.shape[1], width))
 
@@ -248,6 +333,17 @@ def lung_loss(lungs: np.ndarray, sizes: np.ndarray, crops: Sequence[float], aspe
 
     ``lungs`` (N, F, F) bool are masks of whole images (squashed, uncropped), none of them empty; ``sizes`` (N, 2) their
     original width and height in px, NaN where unknown; ``aspect`` as in `geometry.View`.
+
+    Parameters
+    ----------
+    lungs : ndarray (N, F, F) bool
+        Masks of whole images (squashed, uncropped), none of them empty.
+    sizes : ndarray (N, 2)
+        Original width and height, px; NaN where unknown.
+    crops
+        Fractions cut from each side.
+    aspect
+        As in `geometry.View`.
     """
     found = {}
     for crop in crops:
@@ -261,7 +357,15 @@ def lung_loss(lungs: np.ndarray, sizes: np.ndarray, crops: Sequence[float], aspe
 
 
 def framed_evidence(found: Evidence, placements: Sequence[Placement]) -> Evidence:
-    """Evidence with its maps carried back into the original frame: (N, *GRID), logits per map cell."""
+    """Evidence with its maps carried back into the original frame: (N, *GRID), logits per map cell.
+
+    Parameters
+    ----------
+    found
+        Evidence on the network's own grid.
+    placements
+        Of the images in their frames.
+    """
     return Evidence(to_frame(found.maps, list(placements), GRID), found.logits, found.bias)
 
 
@@ -307,6 +411,12 @@ def window_metrics(
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """part / whole, NaN where whole is zero."""
+    """part / whole, NaN where whole is zero.
+
+    Parameters
+    ----------
+    part, whole : array_like
+        That broadcast together.
+    """
     part, whole = np.broadcast_arrays(np.asarray(part, float), np.asarray(whole, float))
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

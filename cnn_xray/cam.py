@@ -37,6 +37,11 @@ class Evidence:
 def evidence_model(model: Any) -> Any:
     """Build the model that returns ``(evidence map (N, h, w), logit (N, 1))`` in one forward pass.
 
+    Parameters
+    ----------
+    model
+        Keras model.
+
     Raises
     ------
     InputError
@@ -71,12 +76,27 @@ def evidence(model: Any, images: np.ndarray, batch_size: int = 64) -> Evidence:
 
 
 def explained_sign(logits: np.ndarray, explain: str) -> np.ndarray:
-    """s of every image (N,): +1 throughout for ``pneumonia``; by the decision at logit 0 for ``predicted``."""
+    """s of every image (N,): +1 throughout for ``pneumonia``; by the decision at logit 0 for ``predicted``.
+
+    Parameters
+    ----------
+    logits : ndarray (N,)
+    explain : {"predicted", "pneumonia"}
+        What is explained.
+    """
     return np.ones(len(logits)) if explain == "pneumonia" else np.where(logits > 0, 1.0, -1.0)
 
 
 def explained_heat(maps: np.ndarray, sign: np.ndarray) -> np.ndarray:
-    """H = max(0, s·c), the evidence for what is explained; ``sign`` (N,) is +1 (PNEUMONIA) or −1 (NORMAL)."""
+    """H = max(0, s·c), the evidence for what is explained; ``sign`` (N,) is +1 (PNEUMONIA) or −1 (NORMAL).
+
+    Parameters
+    ----------
+    maps : ndarray (N, h, w)
+        Signed evidence.
+    sign : ndarray (N,)
+        +1 PNEUMONIA, −1 NORMAL.
+    """
     return np.maximum(0, maps * sign[:, None, None])
 
 
@@ -85,6 +105,11 @@ def grad_cam(activations: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
     ``activations`` and ``gradient`` are (N, h, w, K). One weight a channel for all cells, so a cell can be hot that
     the logit does not depend on; the cells do not add up to the logit, except at the last feature map.
+
+    Parameters
+    ----------
+    activations, gradient : ndarray (N, h, w, K)
+        A, and G = ∂z/∂A.
     """
     return np.einsum("nhwk,nk->nhw", activations, gradient.mean(axis=(1, 2)), optimize=True)
 
@@ -94,6 +119,11 @@ def hires_cam(activations: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
     A cell that the logit does not depend on is zero. Where all above the layer is linear, ReLU or max-pooling, the
     cells add up to the logit less what the offsets above contribute (those of the normalisations and of the logit).
+
+    Parameters
+    ----------
+    activations, gradient : ndarray (N, h, w, K)
+        A, and G = ∂z/∂A.
     """
     return np.einsum("nhwk,nhwk->nhw", activations, gradient, optimize=True)
 
@@ -103,6 +133,11 @@ def layer_cam(activations: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
     ``gradient`` is that of what is explained: of z for PNEUMONIA, of −z for NORMAL. Behind a ReLU (A ≥ 0), HiResCAM
     is the map of z less the map of −z.
+
+    Parameters
+    ----------
+    activations, gradient : ndarray (N, h, w, K)
+        A, and the gradient of what is explained: of z for PNEUMONIA, of −z for NORMAL.
     """
     return np.maximum(0, hires_cam(activations, np.maximum(0, gradient)))
 
@@ -163,7 +198,15 @@ def gradient_map(
 
 
 def checked_layer(model: Any, layer: str) -> Any:
-    """Return the layer of this name; raises `InputError` where there is none or it has no feature map."""
+    """Return the layer of this name; raises `InputError` where there is none or it has no feature map.
+
+    Parameters
+    ----------
+    model
+        Keras model.
+    layer
+        Name of the layer.
+    """
     known = {one.name: one for one in model.layers[1:] if len(one.output.shape) == 4}
     if layer not in known:
         raise InputError(f"The network has no layer {layer!r} with a feature map; it has {', '.join(known)}.")
@@ -174,6 +217,11 @@ def rank_agreement(maps_a: np.ndarray, maps_b: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation over the cells of two sets of maps (N, h, w), image by image: (N,) in −1..1.
 
     Ties share their mean rank. NaN where one of the two maps is constant or has a NaN.
+
+    Parameters
+    ----------
+    maps_a, maps_b : ndarray (N, h, w)
+        Of the same images.
     """
     a, b = (rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (maps_a, maps_b))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
@@ -182,11 +230,19 @@ def rank_agreement(maps_a: np.ndarray, maps_b: np.ndarray) -> np.ndarray:
 
 
 def parameter_randomisation(model: Any, images: np.ndarray, seed: int) -> pd.DataFrame:
-    """Model parameter randomisation test: do maps change as weights are drawn anew, from the logit down?
+    """Model parameter randomisation test: how far maps change as weights are drawn anew, from the logit down.
 
     A map that survives shows the image and the architecture, not what the network learned. Every row is one draw, which
     all images share: repeat with other seeds, for a single ``logit`` row lies anywhere in −1..1. In the last row all
     weights are random: what remains there is owed to image and architecture alone. ``model`` stays as it is.
+
+    Parameters
+    ----------
+    model
+        Keras model as in `evidence`.
+    images : ndarray (N, S, S) uint8
+    seed
+        Of the draw.
 
     Returns
     -------

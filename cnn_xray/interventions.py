@@ -1,4 +1,4 @@
-"""Swap or hide a region of the image: does the decision move with it?
+"""Swap or hide a region of the image, to see whether the decision moves with it.
 
 Everything here asks a ``score``, any function from images (N, S, S) uint8 to logits (N,), so that another's classifier
 can be asked as well as the network of this project.
@@ -80,6 +80,15 @@ def region_mask(region: str, data: Dataset, width: float) -> tuple[np.ndarray, b
     """The soft mask (S, S) of one of `REGIONS`, and whether the lungs of recipient and donor are spared.
 
     ``width`` is that of the border, fraction of the side. Raises `InputError` for a region these images do not have.
+
+    Parameters
+    ----------
+    region
+        One of `REGIONS`.
+    data
+        The images; their training split decides the lung box.
+    width
+        Of the border, fraction of the side.
     """
     size = data.view.size
     if region not in REGIONS:
@@ -102,6 +111,17 @@ def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region
     """Images (n, S, S) uint8: row ``recipients[i]`` of the data with the region of row ``donors[i]`` pasted in.
 
     Where the region spares the lungs, these are the lungs of either image. Raises as `region_mask`.
+
+    Parameters
+    ----------
+    data
+        The images.
+    recipients, donors : ndarray (n,) int
+        Row numbers.
+    region
+        One of `REGIONS`.
+    width
+        Of the border, fraction of the side.
     """
     mask, spared = region_mask(region, data, width)
     if spared:
@@ -165,6 +185,13 @@ def pair_counts(swapped: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
 
     ``labels`` (N,): of the images that were numbered. Columns: ``images``; ``pairs cross``, ``pairs same``; ``images
     without cross``, ``images without same``; ``images without tau``, which lack the one or the other.
+
+    Parameters
+    ----------
+    swapped
+        `swap_effects` of one region.
+    labels : ndarray (N,)
+        Of the images that were numbered.
     """
     labels = np.asarray(labels)
     number = {
@@ -324,6 +351,15 @@ def occlusion_summary(occluded: pd.DataFrame, patients: np.ndarray, seed: int = 
     ``occluded`` are `occlusion_effects` of images with these ``patients`` (N,). Columns: border, interior (mean drop,
     logits); difference, low, high (border − interior within image, interval by patient); flips border, flips interior
     (share of decisions); n (images with both) and undefined (images without).
+
+    Parameters
+    ----------
+    occluded
+        `occlusion_effects`.
+    patients : ndarray (N,)
+        Of the images.
+    seed
+        Of the bootstrap.
     """
     rows = {}
     for fill in FILLS:
@@ -343,10 +379,19 @@ def occlusion_summary(occluded: pd.DataFrame, patients: np.ndarray, seed: int = 
 
 
 def interior_squares(size: int, width: float, seed: int) -> list[np.ndarray]:
-    """Soft masks of `POSITIONS` squares, each of the area of `geometry.soft_border`, at random places inside its edge.
+    """Soft masks of `POSITIONS` squares, each of the area of `geometry.soft_border`, at random places inside.
 
     The seam is that of the border, so nowhere do border and square hide more than the whole image. Empty where the
-    border, half its seam included, is more than half of the image (``width`` above about 0.13): no such square has room.
+    border, half its seam included, is more than half of the image (``width`` above about 0.13): no square has room.
+
+    Parameters
+    ----------
+    size
+        Side of the image, px.
+    width
+        Of the border, fraction of the side.
+    seed
+        Of the places.
     """
     seam, left = width * SEAM, shrunk(FRAME, width * (1 + SEAM))
     room = left[2] - left[0]

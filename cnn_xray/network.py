@@ -150,7 +150,13 @@ class RandomAffine(_RandomLayer):
         )
 
     def drawn(self, count: Any) -> dict[str, Any]:
-        """Random amounts for ``count`` images, each (count,): mirror ±1, angle (rad, anticlockwise), moves, sizes."""
+        """Random amounts for ``count`` images, each (count,): mirror ±1, angle (rad, anticlockwise), moves, sizes.
+
+        Parameters
+        ----------
+        count
+            Images in the batch.
+        """
 
         def uniform(limit: float) -> Any:
             return keras.random.uniform((count,), -limit, limit, seed=self.generator) if limit else ops.zeros((count,))
@@ -170,7 +176,15 @@ class RandomAffine(_RandomLayer):
 
     @staticmethod
     def transforms(drawn: dict[str, Any], height: int, width: int) -> Any:
-        """(count, 8) projective coefficients that map positions of the output to the input, about the centre."""
+        """(count, 8) projective coefficients that map positions of the output to the input, about the centre.
+
+        Parameters
+        ----------
+        drawn
+            Amounts as of `drawn`.
+        height, width
+            Of the images, px.
+        """
         cosine, sine = ops.cos(drawn["angle"]), ops.sin(drawn["angle"])
         across, down = drawn["mirror"] * ops.exp(-drawn["log_width"]), ops.exp(-drawn["log_height"])
         a, b = across * cosine, -across * sine
@@ -203,7 +217,17 @@ class RandomSharpness(_RandomLayer):
 
     @staticmethod
     def blurred(images: Any, sigma: Any, reach: int) -> Any:
-        """Images (N, H, W, 1) blurred by Gaussians of ``sigma`` (N,) px each; mirrored at the edge."""
+        """Images (N, H, W, 1) blurred by Gaussians of ``sigma`` (N,) px each; mirrored at the edge.
+
+        Parameters
+        ----------
+        images
+            (N, H, W, 1) float.
+        sigma
+            (N,), px.
+        reach
+            Of the kernel to either side, px.
+        """
         offsets = ops.arange(-reach, reach + 1, dtype="float32")
         weights = ops.exp(-0.5 * (offsets[:, None] / sigma[None, :]) ** 2)
         weights = weights / ops.sum(weights, axis=0)  # (2 reach + 1, N)
@@ -232,7 +256,15 @@ class RandomGamma(_RandomLayer):
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
 class ReflectionPadding(Layer):
-    """Mirrors images (N, H, W, C) at their edges by ``before`` and ``after`` px, in both directions."""
+    """Mirrors images (N, H, W, C) at their edges, in both directions.
+
+    Parameters
+    ----------
+    before, after
+        How far, px.
+    **kwargs
+        Of every Keras layer.
+    """
 
     def __init__(self, before: int, after: int, **kwargs: Any):
         super().__init__(**kwargs)

@@ -77,11 +77,22 @@ class Run:
         return network.load(self.folder / "model.keras")
 
     def score(self, images: np.ndarray) -> np.ndarray:
-        """Logits (N,) of images (N, S, S) uint8, each as it is."""
+        """Logits (N,) of images (N, S, S) uint8, each as it is.
+
+        Parameters
+        ----------
+        images : ndarray (N, S, S) uint8
+        """
         return training.predict(self.model, images)
 
     def on(self, split: str) -> pd.DataFrame:
-        """The predictions on one split, rows numbered from 0."""
+        """The predictions on one split, rows numbered from 0.
+
+        Parameters
+        ----------
+        split
+            Such as ``test``.
+        """
         return self.predictions[self.predictions["split"] == split].reset_index(drop=True)
 
 
@@ -90,6 +101,13 @@ def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
 
     A run that was measured by an earlier version of this module is measured again without training. ``p.rerun`` trains
     again, and the new record replaces the old one when it is finished.
+
+    Parameters
+    ----------
+    p
+        Parameters of the run.
+    data
+        Those of ``p``; by default they are loaded.
     """
     p = p.resolved()
     data = data or load_dataset(p)
@@ -116,18 +134,41 @@ def runs_of_seeds(p: TrainParameters, count: int, data: Dataset | None = None) -
     """Seed → the run of these parameters with that seed, for ``count`` seeds from ``p.seed`` upwards.
 
     ``data`` are those of the first seed; the others load their own, for the split follows the seed.
+
+    Parameters
+    ----------
+    p
+        Parameters, with the first seed.
+    count
+        Number of seeds.
+    data
+        Those of the first seed.
     """
     every = [p.model_copy(update={"seed": seed}) for seed in range(p.seed, p.seed + count)]
     return {one.seed: run_of(one, data if one.seed == p.seed else None) for one in every}
 
 
 def find_run(folder: Path) -> Run | None:
-    """The finished run in ``folder``, or None."""
+    """The finished run in ``folder``, or None.
+
+    Parameters
+    ----------
+    folder
+        Where it would be.
+    """
     return Run(folder) if (folder / "run.json").is_file() else None
 
 
 def run_id(p: TrainParameters, data: Dataset) -> str:
-    """Readable name of a run, unique to its parameters, its data's content and the version of the training."""
+    """Readable name of a run, unique to its parameters, its data's content and the version of the training.
+
+    Parameters
+    ----------
+    p
+        Resolved parameters.
+    data
+        What it is trained and tested on.
+    """
     told = {name: value for name, value in identity(p).items() if value != _off(name)}
     what = json.dumps([TRAINING, told, data.fingerprint], sort_keys=True)
     mark = hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
@@ -138,7 +179,13 @@ def run_id(p: TrainParameters, data: Dataset) -> str:
 
 
 def identity(p: TrainParameters) -> dict[str, Any]:
-    """The parameters that make one run differ from another on the same data."""
+    """The parameters that make one run differ from another on the same data.
+
+    Parameters
+    ----------
+    p
+        Resolved parameters.
+    """
     elsewhere = {"data", "runs", "rerun", "on_bad_image", "recipe"}  # what the recipe fills in is kept
     kept = [name for name in TrainParameters.model_fields if name not in elsewhere and not name.startswith("phantom_")]
     planted = p.data != PHANTOM and p.rho is not None
@@ -263,5 +310,11 @@ def _git_commit() -> str:
 
 
 def runs_table(runs: list[Run]) -> pd.DataFrame:
-    """One row a run: id, parameters and metrics, the table that reports carry as runs.csv."""
+    """One row a run: id, parameters and metrics, the table that reports carry as runs.csv.
+
+    Parameters
+    ----------
+    runs
+        One a row.
+    """
     return pd.DataFrame([{"run": run.id, **run.record["parameters"], **run.record["metrics"]} for run in runs])

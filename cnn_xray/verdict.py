@@ -96,9 +96,20 @@ OTHERS: tuple[tuple[tuple[str | None, ...], str, str], ...] = (
 
 
 def check_test_split(p: ProbeParameters, data: Dataset) -> None:
-    """Raise `InputError`, before anything is trained, for test images or a border that leave the tests without an answer.
+    """Refuse, before anything is trained, test images or a border that leave the tests without an answer.
 
-    That is a test split of one class, and a border that covers no pixel of an image as networks or probes see it.
+
+    Parameters
+    ----------
+    p
+        Parameters of the tests.
+    data
+        The images.
+
+    Raises
+    ------
+    InputError
+        For a test split of one class, and for a border that covers no pixel of an image as networks or probes see it.
     """
     labels = data.table["label"].iloc[data.rows("test")]
     if labels.nunique() < 2:
@@ -151,13 +162,33 @@ def border_figures(
 
 
 def available(probe: Run, seed: int = 0) -> Comparison:
-    """Test AUC of a probe with its interval by patient; p against 0.5."""
+    """Test AUC of a probe with its interval by patient; p against 0.5.
+
+    Parameters
+    ----------
+    probe
+        Run of a network that saw part of the image.
+    seed
+        Of the bootstrap.
+    """
     test = probe.on("test")
     return auc_with_interval(test["label"], test["probability"], test["patient"], seed=seed)
 
 
 def used(score: Score, p: ProbeParameters, data: Dataset, region: str) -> Comparison:
-    """R of a region on the test images (`interventions.reliance`)."""
+    """R of a region on the test images (`interventions.reliance`).
+
+    Parameters
+    ----------
+    score
+        Images (N, S, S) uint8 → logits (N,).
+    p
+        Donors, border and seed.
+    data
+        The images.
+    region
+        One of `interventions.REGIONS`.
+    """
     rows = data.rows("test")
     labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
     pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed)
@@ -169,6 +200,11 @@ def displayed(attended: pd.DataFrame) -> Comparison:
     """log2 border density of the images less that with the border neutralised, a mean a patient.
 
     Hodges–Lehmann estimate with its interval, p by Wilcoxon's signed-rank test.
+
+    Parameters
+    ----------
+    attended
+        `runs.Run.attention`.
     """
     arms = attended.pivot(index=["path", "patient"], columns="arm", values="log2_border_density_ratio")
     contrast = arms["image"] - arms["neutralised border"]
@@ -176,7 +212,17 @@ def displayed(attended: pd.DataFrame) -> Comparison:
 
 
 def harmful(predictions: pd.DataFrame, p: ProbeParameters, data: Dataset) -> Comparison | None:
-    """AUC lost on the bias-conflicting set, else on images matched by size; None without either."""
+    """AUC lost on the bias-conflicting set, else on images matched by size; None without either.
+
+    Parameters
+    ----------
+    predictions
+        As for `border_figures`.
+    p
+        Seed.
+    data
+        The images.
+    """
     of_split = dict(iter(predictions.groupby("split")))
     test = of_split["test"].reset_index(drop=True)
     if CONFLICTING in of_split:
@@ -204,6 +250,11 @@ def judge(figures: dict[str, Comparison]) -> Verdict:
 
     The answer is *yes* when the Holm-adjusted p is below 0.05 and the value at least what counts; *no* when the
     interval ends below what counts; and *not shown* otherwise.
+
+    Parameters
+    ----------
+    figures
+        By question.
     """
     nothing = Comparison(math.nan, math.nan, math.nan, 0, math.nan)
     found = {question.name: figures.get(question.name, nothing) for question in QUESTIONS}
@@ -247,7 +298,13 @@ def _conclusion(answers: dict[str, str]) -> tuple[str, str, bool]:
 
 
 def answer_in_words(line: pd.Series) -> str:
-    """One line of the verdict's table as ``yes: 0.91 [0.87, 0.94]``."""
+    """One line of the verdict's table as ``yes: 0.91 [0.87, 0.94]``.
+
+    Parameters
+    ----------
+    line
+        A row of `Verdict.table`.
+    """
     if line["answer"] == MISSING:
         return MISSING
     return f"{line['answer']}: {Estimate(line['value'], line['low'], line['high'], 0)}"
@@ -258,6 +315,14 @@ def harm_sentence(verdict: Verdict, planted: bool) -> str:
 
     ``planted``: whether the shortcut that was reversed is an artifact in the image, which a crop may remove; else it is
     the images' size, which no crop removes.
+
+    Parameters
+    ----------
+    verdict
+        Of `judge`.
+    planted
+        Whether what was reversed is an artifact in the image, which a crop may remove; else it is the images' size,
+        which no crop removes.
     """
     answers = verdict.table["answer"]
     if answers["Harmful"] == MISSING:
