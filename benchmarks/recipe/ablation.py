@@ -22,15 +22,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from changed_images import REFERENCE_SIDE, changed_images
+from changed_images import REFERENCE_SIDE, changed_images, whole_frames
 from conflicting_images import auc_by_stratum, left_out_strata, without_strata
 from image_properties import log_odds_by_property
+from scipy.stats import pearsonr
 from sklearn.metrics import roc_auc_score
 
-from cnn_xray.data import FITTING, FRAME_SIDE, Dataset, load_dataset
-from cnn_xray.geometry import View
+from cnn_xray.data import FITTING, Dataset, load_dataset
 from cnn_xray.parameters import TrainParameters
 from cnn_xray.runs import Run, find_run, run_of
+from cnn_xray.statistics import Estimate
 from cnn_xray.storage import atomic_write, resolve
 from cnn_xray.training import predict
 
@@ -125,6 +126,7 @@ ARMS: dict[str, dict[str, Any]] = {
     | KEPT_WHEN_CHANGED
     | {"depth": 4, "epochs": 24},
 }
+BEFORE = "full size"  # the recipe as it was before anything was locked
 LOCKED = {  # after each the test split was opened
     "first": "full size, what was kept, no aspect-ratio jitter, 32 epochs",  # highest stressed_auc
     "second": "full size, kept when changed, 32 epochs",  # highest changed_auc
@@ -191,7 +193,7 @@ def select(folder: str) -> None:
         Of the data, of which training patients alone are read.
     """
     p = TrainParameters.from_mapping({"data": folder, "image_size": REFERENCE_SIDE})
-    reference, frames = (load_dataset(p, view, FITTING) for view in (None, View(0.0, "squash", FRAME_SIDE)))
+    reference, frames = load_dataset(p, splits=FITTING), whole_frames(p)
     strata = left_out_strata(reference.table, log_odds_by_property(reference))
     held_out = np.flatnonzero(strata.any(axis=1))
     looks = cache(lambda view: changed_images(frames, held_out, view))
@@ -227,6 +229,45 @@ def open_test(folder: str) -> None:
         rows = data.rows("test")
         auc = roc_auc_score(data.table["label"].iloc[rows], run.score(data.pixels[rows]))
         append_row(TEST, {"arm": arm, "seed": seed, "run": run.id, "test_auc": auc, "opened_after": list(LOCKED)[-1]})
+
+
+def opened_networks() -> pd.DataFrame:
+    """Every network that was scored on the test split: the columns of both tables, one row a network."""
+    return pd.read_csv(TEST).merge(pd.read_csv(TABLE), on=["arm", "seed", "run"], validate="one_to_one")
+
+
+def means_of_arms(networks: pd.DataFrame) -> pd.DataFrame:
+    """One row an arm: the mean of every figure over its seeds.
+
+    Parameters
+    ----------
+    networks
+        Of `opened_networks`.
+
+    Returns
+    -------
+    DataFrame
+        The figures of the tables, and sd_stressed_auc, sd_changed_auc (over the seeds), opened_after, and less_jitter:
+        whether images keep more of their proportions than in the base.
+    """
+    of_arm = networks.groupby("arm")
+    means = of_arm.mean(numeric_only=True).drop(columns="seed")
+    spread = of_arm[["stressed_auc", "changed_auc"]].std().add_prefix("sd_")
+    changes = [BASE | ARMS[arm] for arm in means.index]
+    less = [one["aspect_jitter"] < BASE["aspect_jitter"] or one["aspect"] != BASE["aspect"] for one in changes]
+    return means.join(spread).assign(opened_after=of_arm["opened_after"].first(), less_jitter=less)
+
+
+def rank_correlation(first: pd.Series, second: pd.Series) -> Estimate:
+    """Spearman's rank correlation with Fisher's 95 % interval, every arm counted as independent of the others.
+
+    Parameters
+    ----------
+    first, second : Series (N,)
+        Two figures of the same arms.
+    """
+    found = pearsonr(first.rank(), second.rank())
+    return Estimate(float(found.statistic), *found.confidence_interval(), len(first))
 
 
 def rows_missing(file: Path) -> Iterator[tuple[str, dict[str, Any], int]]:

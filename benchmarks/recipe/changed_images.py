@@ -13,13 +13,17 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from image_properties import image_properties, laplacian_sharpness
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import rankdata
+from sklearn.metrics import roc_auc_score
 
 from cnn_xray import InputError
-from cnn_xray.data import Dataset
+from cnn_xray.data import FITTING, FRAME_SIDE, Dataset, load_dataset
 from cnn_xray.geometry import View
+from cnn_xray.metrics import auc_difference
+from cnn_xray.parameters import DataParameters
 
 CHANGED = ("proportions", "sharpness", "exposure")
 REFERENCE_SIDE = 128  # px at which sharpness is measured, whatever the size of the network's images
@@ -73,6 +77,17 @@ def values_of_own_class(values: ArrayLike, labels: ArrayLike, seed: int) -> NDAr
     return new
 
 
+def whole_frames(p: DataParameters) -> Dataset:
+    """The images of the training patients as `changed_images` takes them: whole, squashed into a square.
+
+    Parameters
+    ----------
+    p
+        The data, and the least size of the square.
+    """
+    return load_dataset(p, View(0.0, "squash", max(FRAME_SIDE, p.side)), FITTING)
+
+
 def changed_images(
     frames: Dataset, rows: NDArray[np.intp], view: View, null_seed: int | None = None
 ) -> dict[str, NDArray[np.uint8]]:
@@ -84,7 +99,7 @@ def changed_images(
     Parameters
     ----------
     frames
-        Whole images squashed into a square (``View(0, "squash", F)``), among which the classes are compared.
+        Of `whole_frames`, among which the classes are compared.
     rows : ndarray (n,) int
         The images to change.
     view
@@ -125,6 +140,39 @@ def changed_images(
             place = view.place((look.shape[1], look.shape[0]), (float(np.exp(shown)), 1.0))
             found[name].append(view.apply(look, place))
     return {name: np.stack(images) for name, images in found.items()}
+
+
+def auc_lost(
+    score: Callable[[NDArray[np.uint8]], NDArray[Any]],
+    other: dict[str, NDArray[np.uint8]],
+    own: dict[str, NDArray[np.uint8]],
+    table: pd.DataFrame,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What a classifier loses by the properties themselves: one row a property.
+
+    Parameters
+    ----------
+    score
+        Images (n, S, S) uint8 → logits (n,).
+    other, own
+        Of `changed_images`, with the property as in the other class and, the null, as in another image of its own.
+    table
+        label and patient of the images, one row an image.
+    seed
+        Of the patient bootstrap.
+
+    Returns
+    -------
+    DataFrame
+        changed, null: AUC of ``other`` and of ``own``; lost: null − changed (`statistics.Comparison`).
+    """
+    rows = {}
+    for name in other:
+        changed, null = (table.assign(logit=score(images[name])) for images in (other, own))
+        aucs = (roc_auc_score(one["label"], one["logit"]) for one in (changed, null))
+        rows[name] = (*aucs, auc_difference(null, changed, seed))
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["changed", "null", "lost"])
 
 
 def sharpness_seen(image: NDArray[np.uint8]) -> float:

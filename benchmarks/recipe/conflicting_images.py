@@ -148,6 +148,63 @@ def discordant_auc(labels: ArrayLike, scores: ArrayLike, log_odds: ArrayLike, pa
     return estimate(float(values[0]), values[1:], names[inside])
 
 
+def errors_by_property(errors: ArrayLike, labels: pd.Series, log_odds: pd.DataFrame) -> pd.DataFrame:
+    """Error rate of each class where a property speaks least, and most, against that class: one row a property.
+
+    Parameters
+    ----------
+    errors : array_like (N,) float
+        1 where an image is called wrongly; the mean over several networks.
+    labels : Series (N,) int
+    log_odds
+        Of pneumonia by each property. One that is the same on all images has no row.
+
+    Returns
+    -------
+    DataFrame
+        Columns (class label, "least" or "most"): of the images of that class the third that the property speaks least
+        or most against, by rank.
+    """
+    wrong, classes = pd.Series(np.asarray(errors)), labels.reset_index(drop=True)
+    against = against_class(log_odds.reset_index(drop=True), classes)
+    rates = {}
+    for name in against.columns[log_odds.nunique() > 1]:
+        rank = against[name].groupby(classes).rank(pct=True)
+        thirds = {"least": rank <= 1 / 3, "most": rank > 2 / 3}
+        rates[name] = {
+            (label, words): wrong[third & (classes == label)].mean()
+            for label in (0, 1)
+            for words, third in thirds.items()
+        }
+    return pd.DataFrame.from_dict(rates, orient="index")
+
+
+def most_wrong(labels: pd.Series, logits: ArrayLike, log_odds: pd.DataFrame, count: int = 6) -> pd.DataFrame:
+    """The images of either class that a network gets most wrong, those with pneumonia first: one row an image.
+
+    Parameters
+    ----------
+    labels : Series (N,) int
+    logits : array_like (N,) float
+    log_odds
+        Of pneumonia by each property.
+    count
+        Images a class.
+
+    Returns
+    -------
+    DataFrame
+        place (among the N), label, logit, and against: the property that speaks most against the class, or "nothing".
+    """
+    classes = labels.reset_index(drop=True)
+    against = against_class(log_odds.reset_index(drop=True), classes)
+    accused = against.idxmax(axis=1).where(against.max(axis=1) > 0, "nothing")
+    every = pd.DataFrame({"label": classes, "logit": np.asarray(logits), "against": accused}).rename_axis("place")
+    margin = every["logit"] * np.where(classes == 1, 1, -1)
+    places = [place for label in (1, 0) for place in margin[classes == label].nsmallest(count).index]
+    return every.loc[places].reset_index()
+
+
 def _weighted_sums(
     left: NDArray[np.float64], matrix: NDArray[np.float64], right: NDArray[np.float64]
 ) -> NDArray[np.float64]:

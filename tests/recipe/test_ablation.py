@@ -99,3 +99,22 @@ def test_the_default_recipe_is_the_arm_that_won():
     won = {**ablation.BASE, **ablation.ARMS[arm], "tta": ablation.VIEWS[views]}
     assert {name: getattr(locked, name) for name in won} == won
     assert list(ablation.LOCKED.values())[-1] == arm
+
+
+def test_means_of_arms_by_hand():
+    figures = {"stressed_auc": [0.8, 0.9, 0.5], "changed_auc": [0.7, 0.7, 0.6], "test_auc": [0.9, 1, 0.8]}
+    networks = pd.DataFrame(
+        {"arm": ["base", "base", "letterbox"], "seed": [0, 1, 0], "opened_after": "first", **figures}
+    )
+    found = ablation.means_of_arms(networks)
+    assert found["test_auc"].to_dict() == {"base": pytest.approx(0.95), "letterbox": 0.8}
+    assert (
+        found.loc["base", "sd_stressed_auc"] == pytest.approx(0.1 / 2**0.5) and found.loc["base", "sd_changed_auc"] == 0
+    )
+    assert found["less_jitter"].to_dict() == {"base": False, "letterbox": True}
+
+
+def test_rank_correlation_by_hand():
+    found = ablation.rank_correlation(pd.Series([1.0, 5, 20, 100]), pd.Series([1, 2, 4, 3]))
+    assert found.value == pytest.approx(0.8) and found.n == 4  # 1 − 6·2 / (4·15)
+    assert found.low < 0.8 < found.high < 1

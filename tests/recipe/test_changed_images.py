@@ -11,6 +11,7 @@ import pytest
 from changed_images import (
     CHANGED,
     REFERENCE_SIDE,
+    auc_lost,
     changed_images,
     sharpness_seen,
     values_of_other_class,
@@ -106,3 +107,11 @@ def test_only_the_rows_asked_for(monkeypatch):
     assert tuple(found) == CHANGED
     assert {each.shape for each in found.values()} == {(1, 64, 64)}
     assert {each.dtype for each in found.values()} == {np.dtype(np.uint8)}
+
+
+def test_what_is_lost_is_the_null_less_the_changed_by_hand():
+    greys = {"own": [10, 20, 30, 40], "other": [10, 30, 20, 40]}  # of four pairs of the classes one turns round
+    own, other = ({"exposure": np.full((4, 2, 2), 1, np.uint8) * np.reshape(greys[name], (4, 1, 1))} for name in greys)
+    table = pd.DataFrame({"label": [0, 0, 1, 1], "patient": list("abcd")})
+    found = auc_lost(lambda images: images.mean(axis=(1, 2)), other, own, table).loc["exposure"]
+    assert (found["changed"], found["null"], found["lost"].value) == (0.75, 1, 0.25)

@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from conflicting_images import LEFT_OUT, auc_by_stratum, discordant_auc, left_out_strata, without_strata
+from conflicting_images import (
+    LEFT_OUT,
+    auc_by_stratum,
+    discordant_auc,
+    errors_by_property,
+    left_out_strata,
+    most_wrong,
+    without_strata,
+)
 from image_properties import PROPERTIES, log_odds_by_property
 from noise_images import N, noise_dataset
 
@@ -178,3 +186,22 @@ def test_a_property_without_differences_has_no_stratum():
         "exposure",
         "contrast",
     ]
+
+
+def test_errors_where_a_property_speaks_least_and_most_against_the_class_by_hand():
+    log_odds = pd.DataFrame({"size": [1.0, 2, 3, 1, 2, 3], "contrast": 5.0}, index=range(6, 12))
+    found = errors_by_property([0, 0.5, 1, 0.25, 0, 0], pd.Series([0, 0, 0, 1, 1, 1], log_odds.index), log_odds)
+    assert list(found.index) == ["size"]  # the contrast is the same everywhere
+    assert found.loc["size"].to_dict() == {(0, "least"): 0, (0, "most"): 1, (1, "least"): 0, (1, "most"): 0.25}
+
+
+def test_the_images_that_are_most_wrong_by_hand():
+    log_odds = pd.DataFrame({"size": [1.0, 2, -1, 3], "contrast": [0.0, 3, -2, 4]}, index=range(6, 10))
+    found = most_wrong(pd.Series([0, 0, 1, 1], log_odds.index), [0.5, -2, -1, 3], log_odds, count=1)
+    assert found.to_dict("list") == {
+        "place": [2, 0],
+        "label": [1, 0],
+        "logit": [-1, 0.5],
+        "against": ["contrast", "size"],
+    }
+    assert most_wrong(pd.Series([1]), [0.0], pd.DataFrame({"size": [2.0]}))["against"].tolist() == ["nothing"]
