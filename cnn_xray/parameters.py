@@ -1,6 +1,6 @@
-"""Strict parameters: read from a notebook's cells, refused in sentences, written as its parameters cell.
+"""What a notebook may vary: strict parameters, refused in sentences, written as its parameters cell and as a page.
 
-Every notebook's parameters: name, type, range, default and meaning.
+``python -m cnn_xray.parameters > notebooks/PARAMETERS.md`` writes the page.
 """
 
 from __future__ import annotations
@@ -8,30 +8,60 @@ from __future__ import annotations
 import ast
 import difflib
 import json
-import types
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, Self, Union, get_args, get_origin
+from collections.abc import Collection, Iterable, Mapping
+from types import NoneType
+from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from cnn_xray import InputError
-
-if TYPE_CHECKING:
-    from cnn_xray.phantom.dataset import PhantomSpec
-
+from cnn_xray.phantom import artifacts
+from cnn_xray.phantom.dataset import PhantomSpec
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}  # of pydantic's constraints
+PAGE = "notebooks/PARAMETERS.md"
+PAGE_HEAD = f"""# All parameters
+
+A notebook's first code cell lists the parameters it is about, in bold here. Every other one that its column names is
+accepted in the same way, as in `-p zoom 0.2`; papermill then warns that it does not know the name, but what is really
+unknown or impossible is refused by the notebook's second cell. This page is written by
+`python -m cnn_xray.parameters > {PAGE}`.
+
+| parameter | takes | default | meaning | notebooks |
+|---|---|---|---|---|
+"""
+RENAMED = {  # parameters and choices: what they are called now
+    "ring": "border",
+    "ring_outside_lungs": "border_outside_lungs",
+    "outside_box": "outside_lung_box",
+    "outline": "lung_outline",
+}
 
 
 class Parameters(BaseModel):
-    """What all notebooks' parameters have in common: strict types, no unknown names, sentences for people."""
+    """What all notebooks' parameters have in common: strict types, no unknown names, sentences for people.
+
+    ``shown`` names the parameters that a notebook's parameters cell lists, in order; the others are accepted alike.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    shown: ClassVar[list[str]] = []
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        """Parameters from names and values. Raises one `InputError` with a sentence for each thing wrong."""
+        """Parameters from names and values.
+
+        Parameters
+        ----------
+        values
+            By name; what is not named has its default.
+
+        Raises
+        ------
+        InputError
+            With a sentence for each thing wrong.
+        """
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
@@ -43,7 +73,12 @@ class Parameters(BaseModel):
         """Parameters from the cells of the running notebook that do nothing but assign literals.
 
         These are the parameters cell, the cell papermill injects after it, and any such cell run by hand;
-        the values are the latest. Raises `InputError` as `from_mapping`.
+        the values are the latest.
+
+        Raises
+        ------
+        InputError
+            With a sentence for each thing wrong, or outside a notebook.
         """
         from IPython.core.getipython import get_ipython
 
@@ -55,8 +90,18 @@ class Parameters(BaseModel):
         return cls.from_mapping({name: space[name] for name in names if name in space})
 
 
-def unknown_name(name: str, known: Iterable[str]) -> str:
-    """The sentence that refuses a name and gives the nearest known one."""
+def unknown_name(name: str, known: Collection[str]) -> str:
+    """The sentence that refuses a name and gives its new one, or the nearest known one.
+
+    Parameters
+    ----------
+    name
+        Of no parameter.
+    known
+        Names of the parameters there are.
+    """
+    if RENAMED.get(name) in known:
+        return f"There is no parameter {name!r} any more: it is {RENAMED[name]!r} now."
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"There is no parameter {name!r}; the nearest one is {nearest[0]!r}."
 
@@ -64,35 +109,34 @@ def unknown_name(name: str, known: Iterable[str]) -> str:
 def _sentence(cls: type[Parameters], problem: Any) -> str:
     if problem["type"] == "value_error":  # an InputError of a validator, a sentence already
         return str(problem["ctx"]["error"])
-    name = str(problem["loc"][0])
+    name, value = str(problem["loc"][0]), problem["input"]
     if name not in cls.model_fields:
         return unknown_name(name, cls.model_fields)
-    return f"{name} is {problem['input']!r}, but it must be {_allowed(cls.model_fields[name])}."
+    field = cls.model_fields[name]
+    new = RENAMED.get(str(value))
+    if new in get_args(field.annotation):
+        return f"{name} is {value!r}, but that is called {new!r} now."
+    return f"{name} is {value!r}, but it must be {_allowed(field)}."
 
 
 def _allowed(field: FieldInfo) -> str:
-    """What a field takes, in words: ``a whole number from 1 to 500, or None``."""
+    """What a field takes, in words: ``a whole number at least 1 and at most 500, or None``."""
     kind, optional = _kind(field)
     if get_origin(kind) is Literal:
         return "one of " + ", ".join(map(repr, get_args(kind)))
-    bounds = [
-        f"{words} {getattr(limit, sign)}"
-        for limit in field.metadata
-        for sign, words in BOUNDS.items()
-        if hasattr(limit, sign)
-    ]
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}[kind]
     if kind is str and field.metadata:
         return "a text that is not empty"
-    return f"{words} {' and '.join(bounds)}".strip() + (", or None" if optional else "")
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}[kind]
+    limits = [
+        f"{word} {getattr(one, sign)}" for one in field.metadata for sign, word in BOUNDS.items() if hasattr(one, sign)
+    ]
+    return f"{words} {' and '.join(limits)}".strip() + (", or None" if optional else "")
 
 
 def _kind(field: FieldInfo) -> tuple[Any, bool]:
     """A field's type without its None, and whether it had one."""
-    if get_origin(field.annotation) in (Union, types.UnionType):
-        (kind,) = (part for part in get_args(field.annotation) if part is not types.NoneType)
-        return kind, True
-    return field.annotation, False
+    parts = get_args(field.annotation)
+    return (parts[0], True) if NoneType in parts else (field.annotation, False)
 
 
 def literal_assignments(cells: Iterable[str], known: set[str]) -> list[str]:
@@ -100,6 +144,13 @@ def literal_assignments(cells: Iterable[str], known: set[str]) -> list[str]:
 
     A cell that assigns all the ``known`` names of an earlier one is taken for that cell, edited and run
     again: the earlier wording no longer counts, so that a misspelt name can be corrected.
+
+    Parameters
+    ----------
+    cells
+        Sources of the cells that were run, in that order.
+    known
+        Names of parameters.
     """
     kept: list[list[str]] = []
     for cell in cells:
@@ -113,29 +164,26 @@ def literal_assignments(cells: Iterable[str], known: set[str]) -> list[str]:
 
 def _assigned(cell: str) -> list[str]:
     """The names a cell assigns if literal assignments are all it holds, else nothing."""
-    names: list[str] = []
+    names = []
     try:
         statements = ast.parse(cell).body
     except (SyntaxError, ValueError):  # a magic or a shell command
         return []
     for statement in statements:
-        match statement:
-            case ast.Assign(targets=targets, value=value):
-                pass
-            case ast.AnnAssign(target=target, value=ast.expr() as value):
-                targets = [target]
-            case _:
-                return []
-        if not _is_literal(value) or not all(isinstance(target, ast.Name) for target in targets):
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or not _is_literal(statement.value):
             return []
-        names += [target.id for target in targets if isinstance(target, ast.Name)]
+        for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
+            if not isinstance(target, ast.Name):
+                return []
+            names.append(target.id)
     return names
 
 
-def _is_literal(value: ast.expr) -> bool:
-    match value:
-        case ast.Call(func=ast.Name(id="float"), args=[ast.Constant(value=str())], keywords=[]):
-            return True  # papermill injects float('nan'), which must be refused and not overlooked
+def _is_literal(value: ast.expr | None) -> bool:
+    if value is None:  # a name that is annotated only
+        return False
+    if ast.unparse(value) in ("float('nan')", "float('inf')", "float('-inf')"):
+        return True  # papermill injects these words, which must be refused and not overlooked
     try:
         ast.literal_eval(value)
     except (ValueError, TypeError):
@@ -144,18 +192,39 @@ def _is_literal(value: ast.expr) -> bool:
 
 
 def parameters_cell(cls: type[Parameters]) -> str:
-    """Source of the notebook's parameters cell: a line ``name: type = default  # meaning`` for every field.
+    """Source of a notebook's parameters cell: a line ``name: type = default  # meaning`` for each that it shows.
 
-    Optional types are quoted words because papermill's help skips a line whose annotation holds a ``|``.
+    Optional types are quoted words because papermill's help skips a line whose annotation holds a ``|``; that the
+    last line names the page of all parameters is seen there as well.
+
+    Parameters
+    ----------
+    cls
+        The notebook's class.
     """
     lines = []
-    for name, field in cls.model_fields.items():
+    for name in cls.shown:
+        field = cls.model_fields[name]
         kind, optional = _kind(field)
-        word = "str" if get_origin(kind) is Literal else kind.__name__
-        default = json.dumps(field.default) if isinstance(field.default, str) else repr(field.default)
+        choices = get_args(kind)
+        word = "str" if choices else kind.__name__
         annotation = f'"{word} or None"' if optional else word
-        lines.append(f"{name}: {annotation} = {default}  # {field.description}")
-    return "\n".join(lines)
+        default = json.dumps(field.default) if isinstance(field.default, str) else repr(field.default)
+        meaning = f"{field.description}: {' | '.join(choices)}" if choices else field.description
+        lines.append(f"{name}: {annotation} = {default}  # {meaning}")
+    return "\n".join(lines) + f"; all other parameters: {PAGE}"
+
+
+def parameters_page() -> str:
+    """Markdown of the page that lists every parameter: what it takes, its default, its meaning, its notebooks."""
+    notebooks: dict[tuple[str, ...], list[str]] = {}
+    for notebook, cls in NOTEBOOKS.items():
+        for name, field in cls.model_fields.items():
+            row = (f"`{name}`", _allowed(field), f"`{field.default!r}`", str(field.description).replace("|", r"\|"))
+            mark = "**" if name in cls.shown else ""
+            notebooks.setdefault(row, []).append(mark + notebook.split("_")[0] + mark)
+    rows = [f"| {' | '.join(row)} | {' '.join(names)} |" for row, names in notebooks.items()]
+    return PAGE_HEAD + "\n".join(rows)
 
 
 PHANTOM = "phantom"
@@ -164,35 +233,30 @@ RECIPES: dict[str, dict[str, int]] = {  # what a parameter left at None becomes
     "default": {"image_size": 128, "width": 32, "epochs": 32},
     "large": {"image_size": 224, "width": 32, "epochs": 32},
 }
-WIDEST_BORDER = 0.4  # of a ring that is exchanged: its seam, a quarter of it, then ends in the middle of the film
+WIDEST_BORDER = 0.4  # of one that is swapped: its seam, a quarter of it, then ends in the middle of the image
 
 
-def _off(value: Any) -> dict[str, Any]:
-    """Mark the value at which a parameter does nothing: a run's id leaves it out, so that options can be added."""
-    return {"off": value}
+def _option(off: Any, **told: Any) -> Any:
+    """A parameter that does nothing by default: a run's id leaves it out then, so that options can be added."""
+    return Field(off, json_schema_extra={"off": off}, **told)
 
 
 class DataParameters(Parameters):
     """Which images, seen how."""
 
     data: str = Field(PHANTOM, min_length=1, description="phantom, a chest_xray folder, or a manifest CSV")
-    on_bad_image: Literal["error", "skip"] = Field("error", description="unreadable images: error | skip")
+    on_bad_image: Literal["error", "skip"] = Field("error", description="unreadable images")
     seed: int = Field(0, ge=0, lt=2**31, description="of the phantom, the split and the training")
     image_size: int | None = Field(
-        None, ge=32, le=1024, description="px a side (large: 224); None: 64 phantom, 128 files"
+        None, ge=32, le=1024, description="px a side; None: 64 phantom, 128 files, 224 large"
     )
     crop: float = Field(0.0, ge=0, lt=0.5, description="fraction cut from each side of the frame")
-    aspect: Literal["squash", "letterbox", "square"] = Field("squash", description="squash | letterbox | square")
-    phantom_images: int = Field(1200, ge=80, le=50_000, description="training films, 15 % to validate")
+    aspect: Literal["squash", "letterbox", "square"] = Field("squash", description="how images become square")
+    phantom_images: int = Field(1200, ge=80, le=50_000, description="training images, 15 % to validate")
     artifact_rho: float | None = Field(
-        None,
-        gt=-1,
-        lt=1,
-        description="of artifact and label in training; None: 0.95 phantom, none in files",
+        None, gt=-1, lt=1, description="of artifact and label in training; None: 0.95 phantom, none in files"
     )
-    artifact_location: Literal["border", "inside", "global"] = Field(
-        "border", description="of the artifact: border | inside | global"
-    )
+    artifact_location: Literal["border", "inside", "global"] = Field("border", description="where the artifact lies")
     artifact_kinds: str = Field("marker", min_length=1, description="kinds of artifact, separated by commas")
     artifact_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
     phantom_signal: float = Field(0.4, ge=0, le=2, description="strength of the opacities")
@@ -206,29 +270,32 @@ class DataParameters(Parameters):
         "outside_lungs",
         "between",
         "lung_outline",
-    ] = Field("all", description="the part of the film that is seen; parts.py says what each is")
-    labels: Literal["true", "permuted"] = Field("true", description="of the training films: true | permuted")
+    ] = Field("all", description="the part of the image that is seen")
+    labels: Literal["true", "permuted"] = Field("true", description="of the training images")
     runs: str = Field("runs", min_length=1, description="folder of the run records")
 
     @model_validator(mode="after")
     def _possible_artifact(self) -> Self:
-        from cnn_xray.phantom import artifacts
-
         artifacts.check(self.artifact_location, self.kinds())
         return self
 
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of artifact, one of which a marked film gets."""
+        """The kinds of artifact, one of which a marked image gets."""
         return tuple(kind.strip() for kind in self.artifact_kinds.split(","))
 
     def resolved(self) -> Self:
-        """The same with every None filled in by what suits the data."""
-        return self.model_copy(update={"image_size": self.side, "artifact_rho": self.rho})
+        """The same with every None filled in by the recipe, or by what suits the phantom."""
+        filled = {name: value for name, value in self._recipe.items() if getattr(self, name, ...) is None}
+        return self.model_copy(update={**filled, "artifact_rho": self.rho})
 
     @property
     def side(self) -> int:
-        """Pixels a side: image_size, or what suits the data."""
-        return self.image_size or RECIPES[PHANTOM if self.data == PHANTOM else "default"]["image_size"]
+        """Pixels a side: image_size, or the recipe's."""
+        return self.image_size or self._recipe["image_size"]
+
+    @property
+    def _recipe(self) -> dict[str, int]:
+        return RECIPES[PHANTOM if self.data == PHANTOM else "default"]
 
     @property
     def rho(self) -> float | None:
@@ -236,9 +303,7 @@ class DataParameters(Parameters):
         return 0.95 if self.artifact_rho is None and self.data == PHANTOM else self.artifact_rho
 
     def phantom_spec(self) -> PhantomSpec:
-        """The phantom these parameters describe; a test set is a quarter of its training films, 24..300."""
-        from cnn_xray.phantom.dataset import PhantomSpec
-
+        """The phantom these parameters describe; a test set is a quarter of its training images, 24..300."""
         return PhantomSpec(
             images=self.phantom_images,
             test_images=min(max(self.phantom_images // 4, 24), 300),
@@ -255,75 +320,50 @@ class DataParameters(Parameters):
 class AuditParameters(DataParameters):
     """01_data_audit."""
 
+    shown: ClassVar = """data on_bad_image seed image_size crop aspect border phantom_images
+        artifact_rho artifact_location artifact_kinds artifact_amplitude duplicate_distance""".split()
+
     duplicate_distance: int = Field(64, ge=0, le=96, description="bits between hashes of duplicates")
 
 
 class TrainParameters(DataParameters):
     """How a network is trained."""
 
-    recipe: Literal["default", "large"] = Field("default", description="fills in what is None: default | large")
+    recipe: Literal["default", "large"] = Field("default", description="fills in what is None")
     epochs: int | None = Field(None, ge=1, le=500, description="at most; None: by recipe")
     batch_size: int = Field(32, ge=1, le=1024, description="images a step")
     width: int | None = Field(None, ge=4, le=256, description="channels of the first block; None: by recipe")
     depth: int = Field(3, ge=2, le=8, description="convolutions of the last block; inner ones one less")
-    padding: Literal["same", "reflect"] = Field("same", description="of convolutions: same (zeros) | reflect")
+    padding: Literal["same", "reflect"] = Field("same", description="of convolutions (same: zeros)")
     dropout: float = Field(0.2, ge=0, lt=1, description="fraction dropped before the logit")
     learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="after the warm-up: cosine | constant")
+    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate, after the warm-up")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
-    clip_norm: float = Field(
-        0.0,
-        json_schema_extra=_off(0.0),
-        ge=0,
-        le=1000,
-        description="largest global norm of the gradient; 0: no clipping",
-    )
-    ema: float = Field(
-        0.0, json_schema_extra=_off(0.0), ge=0, lt=1, description="momentum of the weights' moving average; 0: none"
-    )
-    label_smoothing: float = Field(
-        0.0, json_schema_extra=_off(0.0), ge=0, lt=1, description="fraction of the label given to both classes"
-    )
-    balance: Literal["weights", "sampling", "none"] = Field(
-        "sampling", description="classes made equal by: weights | sampling | none"
-    )
-    keep_epoch: Literal["best", "last"] = Field("last", description="by validation AUC: best | or the last")
+    clip_norm: float = _option(0.0, ge=0, le=1000, description="largest global norm of the gradient; 0: no clipping")
+    ema: float = _option(0.0, ge=0, lt=1, description="momentum of the weights' moving average; 0: none")
+    label_smoothing: float = _option(0.0, ge=0, lt=1, description="fraction of the label given to both classes")
+    balance: Literal["weights", "sampling", "none"] = Field("sampling", description="classes made equal by")
+    keep_epoch: Literal["best", "last"] = Field("last", description="the one that is kept (best: by validation AUC)")
     patience: int = Field(6, ge=1, le=500, description="keep_epoch best: epochs without a better one, then stop")
     flip: bool = Field(True, description="mirror left and right at random")
     rotation: float = Field(8.0, ge=0, le=180, description="largest random angle, degrees")
     shift: float = Field(0.05, ge=0, lt=0.5, description="largest random move, fraction of the side")
     zoom: float = Field(0.15, ge=0, le=1, description="largest random |log scale|")
     aspect_jitter: float = Field(0.6, ge=0, le=1, description="largest random |log of width to height|")
-    fill: Literal["constant", "reflect"] = Field("constant", description="constant | reflect, beyond the edge")
+    fill: Literal["constant", "reflect"] = Field("constant", description="what lies beyond the edge")
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
     contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
-    gamma: float = Field(
-        0.0, json_schema_extra=_off(0.0), ge=0, le=2, description="largest random |log of the grey scale's exponent|"
-    )
+    gamma: float = _option(0.0, ge=0, le=2, description="largest random |log of the grey scale's exponent|")
     blur: float = Field(0.012, ge=0, le=0.1, description="largest random Gaussian blur, sd as fraction of the side")
-    sharpen: float = Field(
-        0.0, json_schema_extra=_off(0.0), ge=0, le=5, description="largest random amount of unsharp masking"
-    )
-    erasing: float = Field(
-        0.0, json_schema_extra=_off(0.0), ge=0, le=1, description="share of films of which a random patch is greyed out"
-    )
-    mixup: float = Field(0.0, json_schema_extra=_off(0.0), ge=0, le=1, description="alpha of MixUp; 0: none")
-    cutmix: float = Field(0.0, json_schema_extra=_off(0.0), ge=0, le=1, description="alpha of CutMix; 0: none")
+    sharpen: float = _option(0.0, ge=0, le=5, description="largest random amount of unsharp masking")
+    erasing: float = _option(0.0, ge=0, le=1, description="share of images of which a random patch is greyed out")
+    mixup: float = _option(0.0, ge=0, le=1, description="alpha of MixUp; 0: none")
+    cutmix: float = _option(0.0, ge=0, le=1, description="alpha of CutMix; 0: none")
     tta: Literal["none", "flip", "shifts"] = Field(
-        "shifts", description="logits are the mean over: none | flip | shifts (both ways, and flipped)"
+        "shifts", description="logits are the mean over (shifts: both ways, and flipped)"
     )
-    explain: Literal["predicted", "pneumonia"] = Field("predicted", description="evidence for: predicted | pneumonia")
+    explain: Literal["predicted", "pneumonia"] = Field("predicted", description="what the evidence is for")
     rerun: bool = Field(False, description="train again although the run is recorded")
-
-    def resolved(self) -> Self:
-        """The same with every None filled in by the recipe, or by what suits the phantom."""
-        filled = {name: value for name, value in self._recipe.items() if getattr(self, name) is None}
-        return self.model_copy(update={**filled, "artifact_rho": self.rho})
-
-    @property
-    def side(self) -> int:
-        """Pixels a side: image_size, or the recipe's."""
-        return self.image_size or self._recipe["image_size"]
 
     @property
     def _recipe(self) -> dict[str, int]:
@@ -333,46 +373,59 @@ class TrainParameters(DataParameters):
 class RecipeParameters(TrainParameters):
     """02_train."""
 
+    shown: ClassVar = """data seed n_seeds recipe image_size epochs batch_size width learning_rate balance aspect_jitter
+        zoom blur tta crop aspect artifact_rho artifact_location runs""".split()
+
     n_seeds: int = Field(6, ge=1, le=100, description="trainings, from seed upwards")
+
+
+class SelectionParameters(TrainParameters):
+    """appendix_recipe_selection."""
+
+    shown: ClassVar = """data seed recipe image_size width epochs batch_size
+        aspect_jitter zoom balance tta runs""".split()
 
 
 class AttentionParameters(TrainParameters):
     """03_attention."""
+
+    shown: ClassVar = """data seed recipe image_size epochs crop border explain layer examples
+        artifact_rho artifact_location artifact_kinds runs""".split()
 
     layer: str = Field("", description="layer of the gradient Grad-CAM; empty: the last feature map")
     examples: int = Field(6, ge=1, le=24, description="images shown")
 
 
 class ProbeParameters(TrainParameters):
-    """What the tests of a trained network share: small networks on part of the film, and transplants."""
+    """What the tests of a trained network share: small networks on part of the image, and region swaps."""
 
     probe_size: int | None = Field(None, ge=32, le=1024, description="px a side of probes; None: 64 phantom, 96 files")
-    probe_epochs: int = Field(8, ge=1, le=500, description="of the small networks that see part of the film")
-    donors: int = Field(4, ge=1, le=100, description="films of each class whose region is pasted into a film")
+    probe_epochs: int = Field(8, ge=1, le=500, description="of the small networks that see part of the image")
+    donors: int = Field(4, ge=1, le=100, description="images of each class whose region is pasted into an image")
 
     @model_validator(mode="after")
-    def _whole_films(self) -> Self:
+    def _tests_whole_images(self) -> Self:
         for name, whole in (("keep", "all"), ("labels", "true")):
-            if getattr(self, name) != whole:
+            if (given := getattr(self, name)) != whole:
+                tested = "the networks tested here see whole images under their true labels"
                 raise InputError(
-                    f"{name} is {getattr(self, name)!r}, but the networks tested here see whole films under their true "
-                    f"labels, and the probes set {name} themselves: leave it at {whole!r}."
+                    f"{name} is {given!r}, but {tested}, and the probes set {name} themselves: leave it at {whole!r}."
                 )
         if self.border > WIDEST_BORDER:
-            raise InputError(
-                f"border is {self.border:g}, and with its seam a ring so wide leaves nothing of the film; give at most "
-                f"{WIDEST_BORDER:g}."
-            )
+            lost = f"border is {self.border:g}, and with its seam a border so wide leaves nothing of the image"
+            raise InputError(f"{lost}; give at most {WIDEST_BORDER:g}.")
         return self
 
     def probe(self, **changes: Any) -> TrainParameters:
-        """The small network and budget that all probes share, on these data in this view, with ``changes``."""
-        small = {
-            "image_size": self.probe_size or (64 if self.data == PHANTOM else 96),
-            "width": 16,
-            "epochs": self.probe_epochs,
-            "patience": self.probe_epochs,
-        }
+        """The small network and budget that all probes share, on these data in this view.
+
+        Parameters
+        ----------
+        **changes
+            Parameters that are to differ from it.
+        """
+        side = self.probe_size or (64 if self.data == PHANTOM else 96)
+        small = dict(image_size=side, width=16, epochs=self.probe_epochs, patience=self.probe_epochs)
         same = {name: getattr(self, name) for name in TrainParameters.model_fields}
         return TrainParameters.from_mapping(same | small | changes)
 
@@ -380,12 +433,18 @@ class ProbeParameters(TrainParameters):
 class ShortcutParameters(ProbeParameters):
     """04_shortcut_tests."""
 
+    shown: ClassVar = """data seed n_seeds recipe image_size epochs crop border donors probe_size probe_epochs layer
+        explain artifact_rho artifact_location artifact_kinds artifact_amplitude runs""".split()
+
     layer: str = Field("relu0a", min_length=1, description="earlier layer at which gradient maps are compared")
     n_seeds: int = Field(2, ge=1, le=100, description="trainings, from seed upwards; the tests are of the first")
 
 
 class CroppingParameters(ProbeParameters):
     """05_before_after_cropping."""
+
+    shown: ClassVar = """data seed n_seeds recipe image_size epochs crop crop_after border donors probe_epochs explain
+        artifact_rho artifact_location artifact_kinds runs""".split()
 
     crop_after: float = Field(0.125, gt=0, lt=0.5, description="crop of the second arm; the first has crop")
     n_seeds: int = Field(2, ge=1, le=100, description="trainings an arm, from seed upwards")
@@ -399,8 +458,6 @@ class CroppingParameters(ProbeParameters):
     @property
     def locations(self) -> list[str]:
         """Where the phantom's artifact lies in the arms compared: a border artifact has its twin inside the lungs."""
-        from cnn_xray.phantom import artifacts
-
         movable = all(kind in artifacts.KINDS["inside"] for kind in self.kinds())
         twin = self.data == PHANTOM and self.artifact_location == "border" and movable
         return [self.artifact_location, "inside"] if twin else [self.artifact_location]
@@ -412,4 +469,9 @@ NOTEBOOKS: dict[str, type[DataParameters]] = {
     "03_attention": AttentionParameters,
     "04_shortcut_tests": ShortcutParameters,
     "05_before_after_cropping": CroppingParameters,
+    "appendix_recipe_selection": SelectionParameters,
 }
+
+
+if __name__ == "__main__":
+    print(parameters_page())
