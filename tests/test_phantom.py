@@ -1,3 +1,5 @@
+"""The phantom: anatomy as it should look, artifacts where they should be, paired test sets, and the oracle by hand."""
+
 from __future__ import annotations
 
 import math
@@ -20,7 +22,7 @@ def rng(*key):
     return np.random.default_rng(key)
 
 
-def one_film(label=1, signal=0.4, size=128, number=0):
+def radiograph(label=1, signal=0.4, size=128, number=0):
     return anatomy.radiograph(size, label, signal, rng(1, number), rng(2, number))
 
 
@@ -34,24 +36,21 @@ def small(tmp_path_factory):
     return folder, pd.read_csv(folder / "manifest.csv")
 
 
-# ---- one film
+# ---- one radiograph
 
 
 def test_lungs_are_dark_the_heart_and_spine_bright_and_the_air_outside_darkest():
     for number in range(5):
-        film = one_film(label=0, number=number)
-        assert film.image.shape == (128, 128) and film.image.dtype == np.uint8
-        lungs, middle, corner = (
-            film.image[film.lungs].mean(),
-            film.image[70:80, 60:68].mean(),
-            film.image[:6, :6].mean(),
-        )
+        one = radiograph(label=0, number=number)
+        assert one.image.shape == (128, 128) and one.image.dtype == np.uint8
+        lungs, middle, corner = one.image[one.lungs].mean(), one.image[70:80, 60:68].mean(), one.image[:6, :6].mean()
         assert corner < lungs - 20 and lungs < middle - 50
+        assert not one.opacity.any()  # a NORMAL
 
 
 def test_two_lungs_the_right_one_on_the_left_and_larger():
     for number in range(5):
-        lungs = one_film(number=number).lungs
+        lungs = radiograph(number=number).lungs
         count, _, stats, centres = cv2.connectedComponentsWithStats(lungs.astype(np.uint8))
         assert count == 3  # background and two lungs
         first, second = sorted((centres[k][0], stats[k, cv2.CC_STAT_AREA]) for k in (1, 2))
@@ -60,103 +59,80 @@ def test_two_lungs_the_right_one_on_the_left_and_larger():
 
 def test_opacities_brighten_the_lungs_where_the_mask_says_and_nowhere_else():
     for number in range(5):
-        ill, well = one_film(signal=0.4, number=number), one_film(signal=0.0, number=number)  # the same draws
+        ill, well = radiograph(signal=0.4, number=number), radiograph(signal=0.0, number=number)  # the same draws
         change = ill.image.astype(int) - well.image.astype(int)
         assert ill.opacity.any() and not (ill.opacity & ~ill.lungs).any()
         assert change[ill.opacity].mean() > 10 and abs(change[~ill.lungs].mean()) < 3
         assert not well.opacity.any()
 
 
-def test_normal_films_have_no_opacity():
-    assert not one_film(label=0).opacity.any()
-
-
 # ---- artifacts
 
 
-@pytest.mark.parametrize("size", [64, 128, 224])
+@pytest.mark.parametrize("size", [64, 224])
 @pytest.mark.parametrize("kind", artifacts.KINDS["border"])
 def test_a_crop_of_one_eighth_removes_every_pixel_of_a_border_artifact(kind, size):
+    one = radiograph(size=size)
     for number in range(6):
-        film = one_film(size=size, number=number)
-        painted, mask = artifacts.paint(
-            film.image,
-            film.lungs,
-            "border",
-            kind,
-            rng(number),
-            3.0 - number % 2 * 2.0,
-            [1.0, 3.0, 0.4][number % 3],
-            2.0,
-        )
+        painted, mask = artifacts.paint(one.image, one.lungs, "border", kind, rng(number), 3.0 - number % 2 * 2.0)
         assert mask.any()
         assert not mask[size // 8 : -size // 8, size // 8 : -size // 8].any()
-        np.testing.assert_array_equal(painted != film.image, mask)
+        np.testing.assert_array_equal(painted != one.image, mask)
 
 
 @pytest.mark.parametrize("kind", artifacts.KINDS["inside"])
-def test_an_inside_artifact_lies_in_the_lungs_whatever_its_size(kind):
+def test_an_inside_artifact_lies_in_the_lungs(kind):
     for number in range(6):
-        film = one_film(number=number)
-        painted, mask = artifacts.paint(
-            film.image, film.lungs, "inside", kind, rng(number), 1.0, [1.0, 3.0, 0.5][number % 3], 2.0
-        )
-        assert mask.any() and not (mask & ~film.lungs).any()
-        np.testing.assert_array_equal(painted != film.image, mask)
+        one = radiograph(number=number)
+        painted, mask = artifacts.paint(one.image, one.lungs, "inside", kind, rng(number))
+        assert mask.any() and not (mask & ~one.lungs).any()
+        np.testing.assert_array_equal(painted != one.image, mask)
 
 
 def test_an_inside_marker_is_a_whole_letter_not_one_cut_off_by_the_lung():
-    film = one_film()
-    _, mask = artifacts.paint(film.image, film.lungs, "inside", "marker", rng(0), position_jitter=0.0)
-    rows, columns = np.nonzero(mask)
-    assert np.ptp(rows) + 1 == round(0.085 * 128) and np.ptp(columns) >= 5
+    one = radiograph()
+    for number in range(6):
+        _, mask = artifacts.paint(one.image, one.lungs, "inside", "marker", rng(number))
+        rows, columns = np.nonzero(mask)
+        assert np.ptp(rows) + 1 == round(0.085 * 128) and np.ptp(columns) >= 5
 
 
 @pytest.mark.parametrize("kind", artifacts.KINDS["inside"])
 def test_one_lung_is_enough_for_an_inside_artifact(kind):
     lungs = np.zeros((224, 224), bool)
     lungs[60:180, 20:100] = lungs[100:102, 100:115] = True  # a lung, and a sliver of it beyond the middle
-    for number in range(12):  # with a jitter of 2 either lung is wanted
-        _, mask = artifacts.paint(np.zeros((224, 224), np.uint8), lungs, "inside", kind, rng(number), 1.0, 1.0, 2.0)
+    for number in range(12):  # each of which wants one lung or the other
+        _, mask = artifacts.paint(np.zeros((224, 224), np.uint8), lungs, "inside", kind, rng(number))
         assert mask.any() and not (mask & ~lungs).any()
 
 
 def test_a_lung_without_room_for_a_letter_is_said_in_a_sentence():
     lungs = np.zeros((64, 64), bool)
     lungs[30, 20] = True
-    with pytest.raises(InputError, match="A lung mask of 1 px on a film of 64×64 px has no room for 'R'"):
-        artifacts.paint(np.zeros((64, 64), np.uint8), lungs, "inside", "marker", rng(0), position_jitter=0.0)
+    with pytest.raises(InputError, match="A lung mask of 1 px in an image of 64×64 px has no room for '[LR]'"):
+        artifacts.paint(np.zeros((64, 64), np.uint8), lungs, "inside", "marker", rng(0))
 
 
 def test_global_artifacts_change_everything_and_have_an_empty_mask():
-    film = one_film()
-    blurred, mask = artifacts.paint(film.image, film.lungs, "global", "blur", rng(0))
+    one = radiograph()
+    blurred, mask = artifacts.paint(one.image, one.lungs, "global", "blur", rng(0))
     assert not mask.any()
-    assert np.abs(np.diff(blurred.astype(int))).mean() < 0.7 * np.abs(np.diff(film.image.astype(int))).mean()
-    flat, mask = artifacts.paint(film.image, film.lungs, "global", "contrast", rng(0), amplitude=1.0)
+    assert np.abs(np.diff(blurred.astype(int))).mean() < 0.7 * np.abs(np.diff(one.image.astype(int))).mean()
+    flat, mask = artifacts.paint(one.image, one.lungs, "global", "contrast", rng(0), amplitude=1.0)
     assert not mask.any()
-    assert flat.std() == pytest.approx(film.image.std() / 1.6, rel=0.01)
-    assert flat.mean() == pytest.approx(film.image.mean(), abs=0.5)
+    assert flat.std() == pytest.approx(one.image.std() / 1.6, rel=0.01)
+    assert flat.mean() == pytest.approx(one.image.mean(), abs=0.5)
 
 
-def test_amplitude_scales_the_brightness_of_a_marker():
+def test_a_marker_is_as_bright_as_its_amplitude_and_jitters_about_its_corner():
     black, nothing = np.zeros((128, 128), np.uint8), np.zeros((128, 128), bool)
     for amplitude in (0.2, 1.0):
         painted, _ = artifacts.paint(black, nothing, "border", "marker", rng(0), amplitude)
         assert painted.max() == 150 * amplitude
-
-
-def test_without_jitter_the_marker_is_always_at_the_same_place():
-    black, nothing = np.zeros((128, 128), np.uint8), np.zeros((128, 128), bool)
-
-    def places(jitter):
-        films = (
-            artifacts.paint(black, nothing, "border", "marker", rng(number), position_jitter=jitter)[1]
-            for number in range(8)
-        )
-        return {mask.tobytes() for mask in films}
-
-    assert len(places(0.0)) == 1 and len(places(1.0)) > 4
+    masks = [artifacts.paint(black, nothing, "border", "marker", rng(number))[1] for number in range(40)]
+    assert not np.any(masks, axis=0)[64:].any()  # the upper corners
+    on_the_left = np.mean([mask[:, :64].any() for mask in masks])
+    assert on_the_left == pytest.approx(0.75, abs=0.15) and len({mask.tobytes() for mask in masks}) > 20
 
 
 # ---- the data set
@@ -165,7 +141,7 @@ def test_without_jitter_the_marker_is_always_at_the_same_place():
 def test_manifest_has_its_columns_and_every_file_exists(small):
     folder, table = small
     sizes, masks = ["original_width", "original_height"], ["lung_mask", "artifact_mask", "opacity_mask"]
-    assert list(table) == ["path", "label", "split", "patient", *sizes, *masks, "artifact"]
+    assert set(table) == {"path", "label", "split", "patient", *sizes, *masks, "artifact"}
     assert table["split"].value_counts().to_dict() == {"train": 16, **dict.fromkeys(TEST_SETS, 12)}
     assert table["path"].is_unique and not table.isna().any(axis=None)
     for column in ("path", *masks):
@@ -185,19 +161,13 @@ def test_classes_are_exactly_balanced_and_only_pneumonias_have_an_opacity(small)
         assert grey(folder, row.artifact_mask).any() == row.artifact
 
 
-def test_prevalence_is_exact(tmp_path):
-    folder = write(PhantomSpec(images=2, test_images=20, size=64, prevalence=0.3), tmp_path)
-    table = pd.read_csv(folder / "manifest.csv")
-    assert (table.loc[table["split"] == "clean", "label"] == "PNEUMONIA").sum() == 6
-
-
-def test_every_seventh_training_patient_has_two_films_and_none_is_in_the_test_sets(small):
+def test_every_seventh_training_patient_has_two_images_and_none_is_in_the_test_sets(small):
     folder, table = small
     train, test = table[table["split"] == "train"], table[table["split"] != "train"]
-    films = train.groupby("patient")["path"].agg(list)
-    assert films.str.len().value_counts().to_dict() == {1: 12, 2: 2}  # 16 films: two blocks of 7 patients
+    images = train.groupby("patient")["path"].agg(list)
+    assert images.str.len().value_counts().to_dict() == {1: 12, 2: 2}  # 16 images: two blocks of 7 patients
     assert not set(train["patient"]) & set(test["patient"])
-    for pair in films[films.str.len() == 2]:
+    for pair in images[images.str.len() == 2]:
         assert train.set_index("path").loc[pair, "label"].nunique() == 1
         assert (grey(folder, pair[0]) != grey(folder, pair[1])).mean() > 0.5
 
@@ -223,27 +193,32 @@ def test_the_test_sets_are_paired_and_differ_only_in_the_artifact(small):
     assert sets["test"].loc[both, "artifact_mask"].tolist() == sets["conflict"].loc[both, "artifact_mask"].tolist()
 
 
-def test_rho_sets_how_often_the_artifact_agrees_with_the_label(tmp_path):
+@pytest.mark.parametrize("rho", [0.5, 0.0, -0.5])
+def test_rho_sets_how_often_the_artifact_agrees_with_the_label(rho):
+    luck = (np.arange(1000) + 0.5) / 1000
+    for label in (0, 1):
+        assert np.mean([artifacts.marked(label, one, rho) == label for one in luck]) == (1 + rho) / 2
+        assert not any(artifacts.marked(label, one, None) for one in luck)
+
+
+def test_training_and_test_set_follow_rho_the_other_test_sets_do_not(tmp_path):
     def agreement(rho):
-        table = pd.read_csv(write(PhantomSpec(300, 100, 64, rho), tmp_path) / "manifest.csv")
+        table = pd.read_csv(write(PhantomSpec(14, 12, 64, rho), tmp_path) / "manifest.csv")
         return ((table["label"] == "PNEUMONIA") == table["artifact"]).groupby(table["split"]).mean()
 
-    half = agreement(0.5)
-    assert half["train"] == pytest.approx(0.75, abs=0.07) and half["test"] == pytest.approx(0.75, abs=0.13)
-    assert half["neutral"] == pytest.approx(0.5, abs=0.15) and half["conflict"] == 0
-    assert agreement(1.0)[["train", "test"]].tolist() == [1, 1]
+    along, against = agreement(1.0), agreement(-1.0)
+    assert along[["train", "test"]].tolist() == [1, 1] and against[["train", "test"]].tolist() == [0, 0]
+    assert along["conflict"] == against["conflict"] == 0 and along["clean"] == against["clean"] == 0.5
+    assert 0 < along["neutral"] == against["neutral"] < 1
 
 
-def test_a_film_depends_neither_on_their_number_nor_on_rho_nor_on_the_artifact(tmp_path):
-    def films(**change):
+def test_an_image_depends_neither_on_their_number_nor_on_rho_nor_on_the_artifact(tmp_path):
+    def images(**change):
         folder = write(PhantomSpec(**{"images": 5, "test_images": 4, "size": 64, "seed": 7, **change}), tmp_path)
         return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*.png")}
 
-    few, more, other = (
-        films(),
-        films(images=9, test_images=6),
-        films(rho=0.0, location="inside", kinds=("text",)),
-    )
+    few, more = images(), images(images=9, test_images=6)
+    other = images(rho=0.0, location="inside", kinds=("text",))
     for number in range(5):
         assert few[f"train/train-{number:05d}.png"] == more[f"train/train-{number:05d}.png"]
     for number in range(4):
@@ -251,7 +226,7 @@ def test_a_film_depends_neither_on_their_number_nor_on_rho_nor_on_the_artifact(t
             assert few[f"{split}/test-{number:05d}.png"] == more[f"{split}/test-{number:05d}.png"]
         assert few[f"clean/test-{number:05d}.png"] == other[f"clean/test-{number:05d}.png"]
     assert few["clean/test-00000.png"] != few["clean/test-00002.png"]
-    assert few["clean/test-00000.png"] != films(seed=8)["clean/test-00000.png"]
+    assert few["clean/test-00000.png"] != images(seed=8)["clean/test-00000.png"]
 
 
 def test_a_mixture_of_kinds_uses_each_of_them(tmp_path):
@@ -270,12 +245,7 @@ def test_a_finished_phantom_is_returned_untouched(small):
 
 
 def test_different_specs_have_different_folders():
-    specs = [
-        PhantomSpec(),
-        PhantomSpec(signal=0.5),
-        PhantomSpec(seed=1),
-        PhantomSpec(kinds=("marker", "text")),
-    ]
+    specs = [PhantomSpec(), PhantomSpec(signal=0.5), PhantomSpec(seed=1), PhantomSpec(kinds=("marker", "text"))]
     assert len({spec.identifier for spec in specs}) == 4
     assert PhantomSpec(seed=1).identifier.startswith("phantom-border-marker-rho0.95-n1200-seed1-")
 
@@ -312,7 +282,6 @@ def test_an_unwritable_place_and_an_incomplete_folder_are_said_in_words(tmp_path
         ({"images": 0}, "images is 0"),
         ({"size": 32}, "size is 32"),
         ({"amplitude": 0.0}, "amplitude"),
-        ({"prevalence": 1.0}, "prevalence"),
         ({"seed": -1}, "seed"),
     ],
 )
@@ -324,23 +293,19 @@ def test_impossible_specs_are_refused(change, said):
 # ---- the shortcut, and what a crop does to it
 
 
-@pytest.mark.parametrize(("location", "recovers"), [("border", True), ("inside", False)])
-def test_cropping_fixes_a_border_artifact_and_nothing_else(tmp_path, location, recovers):
-    folder = write(PhantomSpec(300, 100, 64, location=location, signal=0.9, position_jitter=0.0), tmp_path)
+@pytest.mark.parametrize("location", ["border", "inside"])
+def test_cropping_fixes_a_border_artifact_and_nothing_else(tmp_path, location):
+    folder = write(PhantomSpec(160, 80, 64, location=location, signal=0.9), tmp_path)
     table = pd.read_csv(folder / "manifest.csv")
-    ill, train, conflict = (
-        table["label"] == "PNEUMONIA",
-        table["split"] == "train",
-        table["split"] == "conflict",
-    )
+    ill, train, conflict = table["label"] == "PNEUMONIA", table["split"] == "train", table["split"] == "conflict"
     auc = {}
     for crop in (0, 8):
-        films = np.array([grey(folder, path)[crop : 64 - crop, crop : 64 - crop] for path in table["path"]])
-        films = np.array([cv2.resize(film, (32, 32), interpolation=cv2.INTER_AREA) for film in films]).reshape(-1, 1024)
-        ridge = RidgeClassifier(alpha=1e5).fit(films[train], ill[train])
-        auc[crop] = roc_auc_score(ill[conflict], ridge.decision_function(films[conflict]))
-    assert auc[0] < 0.3
-    assert auc[8] > 0.7 if recovers else auc[8] < 0.1
+        images = [grey(folder, path)[crop : 64 - crop, crop : 64 - crop] for path in table["path"]]
+        features = np.stack([cv2.resize(one, (32, 32), interpolation=cv2.INTER_AREA).ravel() for one in images])
+        ridge = RidgeClassifier(alpha=1e5).fit(features[train], ill[train])
+        auc[crop] = roc_auc_score(ill[conflict], ridge.decision_function(features[conflict]))
+    assert auc[0] < 0.45
+    assert auc[8] > 0.65 if location == "border" else auc[8] < 0.45
 
 
 # ---- the oracle

@@ -1,7 +1,7 @@
-"""Paint one chest film of the phantom: anatomy, opacities, exposure and noise, with the exact masks.
+"""Paint one radiograph of the phantom: anatomy, opacities, exposure and noise, with the exact masks.
 
-Anatomy is drawn in a frame where x and y run from -1 to 1 over the film (x to the right, y downwards; the
-patient's right is on the left, as on every chest film), then carried to pixels by one random affine map.
+Anatomy is drawn in a frame where x and y run from -1 to 1 over the image (x to the right, y downwards; the
+patient's right is on the left, as in every chest radiograph), then carried to pixels by one random affine map.
 Structures add up like the attenuation they stand for: tissue and bone brighten, air darkens.
 """
 
@@ -23,7 +23,7 @@ SUBPIXEL = 4  # OpenCV's fixed-point bits: outlines land between pixels
 
 @dataclass(frozen=True)
 class Radiograph:
-    """One film: ``image`` (S, S) uint8; ``lungs`` (aerated lung) and ``opacity`` (S, S) bool."""
+    """``image`` (S, S) uint8, and its masks ``lungs`` (aerated lung) and ``opacity``, (S, S) bool."""
 
     image: np.ndarray
     lungs: np.ndarray
@@ -32,7 +32,7 @@ class Radiograph:
 
 @dataclass(frozen=True)
 class _Canvas:
-    """Where to draw: side of the film in px and the affine map (2, 3) from anatomy to pixels."""
+    """Where to draw: side of the image in px and the affine map (2, 3) from anatomy to pixels."""
 
     size: int
     affine: np.ndarray
@@ -52,7 +52,7 @@ class _Canvas:
         return layer.astype(np.float32) / np.float32(255)
 
     def soften(self, layer: np.ndarray, blur: float) -> np.ndarray:
-        """Gaussian blur, ``blur`` a fraction of the film's side; wide blurs are done on a coarse grid."""
+        """Gaussian blur, ``blur`` a fraction of the image's side; wide blurs are done on a coarse grid."""
         if blur * self.size < 3:
             return cv2.GaussianBlur(layer, (0, 0), blur * self.size)
         coarse = cv2.resize(layer, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA)
@@ -66,10 +66,20 @@ class _Canvas:
 
 
 def radiograph(size: int, label: int, signal: float, patient: Generator, visit: Generator) -> Radiograph:
-    """One film of ``size`` px a side; ``label`` 1 has one or two opacities in the lungs.
+    """A chest radiograph and its masks.
 
-    ``signal`` is the fraction of the lung's air that an opacity of average density replaces. ``patient``
-    draws what two films of one patient have in common (build, heart, ribs), ``visit`` everything else.
+    Parameters
+    ----------
+    size
+        Side, px.
+    label
+        1: one or two opacities in the lungs; 0: none.
+    signal
+        Fraction of the lung's air that an opacity of average density replaces.
+    patient
+        Draws what two images of one patient have in common (build, heart, ribs).
+    visit
+        Draws everything else.
     """
     build = patient.uniform(-1, 1, 12).tolist()
     canvas = _Canvas(size, _pose(size, visit))
@@ -141,10 +151,7 @@ def _lungs(build: list[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     left += [(0.50, 0.44 + base - dome), (0.43 + heart, 0.43 + base - dome)]
     left += [(0.41 + heart, 0.26), (0.33 + heart, 0.06), (0.20, -0.10), (0.14, -0.22)]
     curves = _curve(np.array(right) * [-1, 1]), _curve(left)
-    domes = (
-        curves[0][8 * STEPS : 13 * STEPS],
-        curves[1][12 * STEPS : 8 * STEPS - 1 : -1],
-    )  # corner to heart and back
+    domes = curves[0][8 * STEPS : 13 * STEPS], curves[1][12 * STEPS : 8 * STEPS - 1 : -1]  # corner to heart and back
     return *curves, np.vstack([*domes, [(0.9, 1.4), (-0.9, 1.4)]])
 
 
@@ -156,14 +163,7 @@ def _tissue(canvas: _Canvas, build: list[float], abdomen: np.ndarray, rng: Gener
     trunk = _curve(half + [(-x, y) for x, y in reversed(half)])
     arms = [_arm(side, build[6] + rng.uniform(-0.3, 0.3)) for side in (-1, 1)]
     heart = 0.05 * build[1]
-    shadow = [
-        (-0.08, -0.95),
-        (-0.12, -0.5),
-        (-0.13, -0.1),
-        (-0.19 - heart / 2, 0.12),
-        (-0.16, 0.4),
-        (0.1, 0.52),
-    ]
+    shadow = [(-0.08, -0.95), (-0.12, -0.5), (-0.13, -0.1), (-0.19 - heart / 2, 0.12), (-0.16, 0.4), (0.1, 0.52)]
     shadow += [(0.36 + heart, 0.46), (0.42 + heart, 0.28), (0.33 + heart, 0.06), (0.18, -0.12), (0.16, -0.33)]
     dense = canvas.fill(_curve([*shadow, (0.11, -0.5), (0.08, -0.95)]), abdomen)
     bust = canvas.fill(*(_disc(side * 0.42, 0.33, 0.30, 0.24) for side in (-1, 1)))

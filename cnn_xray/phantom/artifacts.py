@@ -1,6 +1,6 @@
-"""Scanner artifacts: which films get one, and how it is painted at the border, inside the lungs, or globally.
+"""Scanner artifacts: which images get one, and how it is painted at the border, inside the lungs, or globally.
 
-Everything is painted on finished grey values, so a film with and without its artifact differ nowhere else.
+Everything is painted on finished grey values, so an image with and without its artifact differ nowhere else.
 """
 
 from __future__ import annotations
@@ -18,12 +18,26 @@ KINDS = {
     "inside": ("marker", "text", "tubing"),
     "global": ("blur", "contrast"),
 }
-RING = 0.11  # border artifacts stay in this outer fraction of the side; a crop of 12.5 % leaves nothing of them
+BORDER = 0.11  # border artifacts stay in this outer fraction of the side; a crop of 12.5 % leaves nothing of them
 WHITE = 150  # grey levels that a bright artifact of amplitude 1 adds
+ELSEWHERE = 0.25  # chance of an artifact to lie at the other of its two sides
 
 
 def check(location: str, kinds: tuple[str, ...]) -> None:
-    """Raise `InputError` for an unknown location, or for a kind of artifact that cannot be there."""
+    """Refuse an unknown location, and a kind of artifact that cannot be there.
+
+    Parameters
+    ----------
+    location
+        border, inside or global.
+    kinds
+        At least one of `KINDS` of that location.
+
+    Raises
+    ------
+    InputError
+        Which it is, and what there is to choose from.
+    """
     if location not in KINDS:
         raise InputError(f"The artifact location {location!r} is unknown; choose from {', '.join(KINDS)}.")
     wrong = [kind for kind in kinds if kind not in KINDS[location]]
@@ -33,67 +47,90 @@ def check(location: str, kinds: tuple[str, ...]) -> None:
 
 
 def test_sets(rho: float) -> dict[str, float | None]:
-    """The correlation of artifact and label in each of the four paired test sets; None = no artifact."""
+    """The correlation of artifact and label in each of the four paired test sets; None: no artifact.
+
+    Parameters
+    ----------
+    rho
+        That of training, -1..1.
+    """
     return {"test": rho, "neutral": 0.0, "conflict": -1.0, "clean": None}
 
 
 def marked(label: int | bool, luck: float, rho: float | None) -> bool:
-    """Whether a film of this label has the artifact: with probability (1 + ρ)/2 for PNEUMONIA, (1 − ρ)/2 for NORMAL.
+    """Whether an image has the artifact: with probability (1 + ρ)/2 for PNEUMONIA, (1 − ρ)/2 for NORMAL.
 
-    ``luck``, uniform in 0..1, is the film's own and the same in all sets, which makes them counterfactual twins.
+    Parameters
+    ----------
+    label
+        1 for PNEUMONIA.
+    luck
+        Uniform in 0..1, the image's own, and the same in all sets, which makes them counterfactual twins.
+    rho
+        Correlation of artifact and label, -1..1; None: no artifact.
     """
     return rho is not None and bool(label) == (luck < (1 + rho) / 2)
 
 
 def paint(
-    image: np.ndarray,
-    lungs: np.ndarray,
-    location: str,
-    kind: str,
-    rng: Generator,
-    amplitude: float = 1.0,
-    artifact_size: float = 1.0,
-    position_jitter: float = 1.0,
+    image: np.ndarray, lungs: np.ndarray, location: str, kind: str, rng: Generator, amplitude: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A film (S, S) uint8 with one artifact, and the mask (S, S) bool of exactly the pixels it changed.
+    """An image with one artifact, and the mask of exactly the pixels it changed.
 
-    ``lungs`` (S, S) bool. ``amplitude`` scales brightness, darkness, blur or loss of contrast;
-    ``artifact_size`` the size, as far as ring or lung has room; ``position_jitter`` goes from 0 (always the
-    same place) to 2 (either side alike). Size and jitter mean nothing to a global artifact, whose mask is
-    empty: it is everywhere, so no place on the film gives it away.
+    Parameters
+    ----------
+    image : ndarray (S, S) uint8
+    lungs : ndarray (S, S) bool
+        Where an artifact inside goes.
+    location
+        border, inside or global.
+    kind
+        One of `KINDS` of that location.
+    rng
+        Decides the artifact's place and text.
+    amplitude
+        Scales brightness, darkness, blur or loss of contrast.
+
+    Returns
+    -------
+    image : ndarray (S, S) uint8
+    mask : ndarray (S, S) bool
+        Empty for a global artifact: it is everywhere, so no place in the image gives it away.
+
+    Raises
+    ------
+    InputError
+        Where a lung has no room for the artifact.
     """
-    side = image.shape[0]
-    if location == "global":
-        return _distort(image, kind, amplitude), np.zeros(image.shape, bool)
+    side = len(image)
+    if kind == "blur":
+        return cv2.GaussianBlur(image, (0, 0), 0.011 * amplitude * side), np.zeros(image.shape, bool)
+    if kind == "contrast":
+        mean = image.mean()
+        flat = np.rint(mean + (image - mean) / (1 + 0.6 * amplitude))
+        return flat.astype(np.uint8), np.zeros(image.shape, bool)
     if location == "border":
-        depth = int(RING * side)
+        depth = int(BORDER * side)
         room = np.ones(image.shape, bool)
         room[depth:-depth, depth:-depth] = False
-        light = _BORDER[kind](side, depth, artifact_size, position_jitter / 2, rng)
+        light = _AT_BORDER[kind](side, depth, rng)
     else:
         room = lungs
-        light = _INSIDE[kind](lungs, artifact_size, position_jitter / 2, rng)
+        light = _INSIDE[kind](lungs, rng)
     light = amplitude * np.where(room, light, 0)
     bright = image + WHITE * np.maximum(light, 0)
     painted = np.rint(np.clip(bright * np.clip(1 + light, 0, 1), 0, 255)).astype(np.uint8)
     return painted, painted != image
 
 
-def _distort(image: np.ndarray, kind: str, amplitude: float) -> np.ndarray:
-    if kind == "blur":
-        return cv2.GaussianBlur(image, (0, 0), 0.011 * amplitude * image.shape[0])
-    mean = image.mean()
-    return np.rint(mean + (image - mean) / (1 + 0.6 * amplitude)).astype(np.uint8)
+# ---- layers of light (S, S): +1 adds WHITE, -1 blackens, 0 leaves as is
 
 
-# Light layers (S, S): +1 adds WHITE, -1 blackens, 0 leaves as is.
-
-
-def _border_marker(side: int, depth: int, size: float, jitter: float, rng: Generator) -> np.ndarray:
-    """A lead letter near an upper corner: R on the left of the film, with jitter also L on the right."""
-    mirrored, upright = rng.random(2) < 0.5 * jitter
-    inset, along = jitter * rng.random(2)
-    glyph = _word("L" if mirrored else "R", min(depth - 2, round(0.08 * side * size)), depth - 2)
+def _border_marker(side: int, depth: int, rng: Generator) -> np.ndarray:
+    """A lead letter near an upper corner: R on the left of the image, or L on the right."""
+    mirrored, upright = rng.random(2) < ELSEWHERE
+    inset, along = 0.5 * rng.random(2)
+    glyph = _word("L" if mirrored else "R", min(depth - 2, round(0.08 * side)), depth - 2)
     height, width = glyph.shape
     across = 1 + int(inset * (depth - 1 - (width if upright else height)))
     beside = round((0.04 + 0.22 * along) * side)
@@ -101,18 +138,18 @@ def _border_marker(side: int, depth: int, size: float, jitter: float, rng: Gener
     return _stamp(side, glyph, row, side - column - width if mirrored else column)
 
 
-def _border_text(side: int, depth: int, size: float, jitter: float, rng: Generator) -> np.ndarray:
-    """A burnt-in line of text along the lower edge, with jitter also along the upper one."""
-    height = min(depth - 2, round(0.06 * side * size))
+def _border_text(side: int, depth: int, rng: Generator) -> np.ndarray:
+    """A burnt-in line of text along the lower edge, or the upper one."""
+    height = min(depth - 2, round(0.06 * side))
     words = _word(f"{rng.choice(['PA', 'AP', 'ERECT', 'SUPINE'])} {_clock(rng)}", height, round(0.8 * side))
-    start = 0.04 * side + jitter * rng.random() * (0.92 * side - words.shape[1])
-    row = 1 if rng.random() < 0.5 * jitter else side - 1 - words.shape[0]
+    start = 0.04 * side + 0.5 * rng.random() * (0.92 * side - words.shape[1])
+    row = 1 if rng.random() < ELSEWHERE else side - 1 - words.shape[0]
     return _stamp(side, words, row, int(start))
 
 
-def _border_collimation(side: int, depth: int, size: float, jitter: float, rng: Generator) -> np.ndarray:
-    """Unexposed film beyond the four blades of the collimator, which stand a little askew."""
-    inset = np.minimum(depth - 1, depth * (0.6 * size + 0.3 * jitter * rng.uniform(-1, 1, (4, 2))))
+def _border_collimation(side: int, depth: int, rng: Generator) -> np.ndarray:
+    """Darkness beyond the four blades of the collimator, which stand a little askew."""
+    inset = np.minimum(depth - 1, depth * (0.6 + 0.15 * rng.uniform(-1, 1, (4, 2))))
     corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
     window = np.where(corners == 0, inset, side - 1 - inset)
     layer = np.full((side, side), 255, np.uint8)
@@ -120,53 +157,51 @@ def _border_collimation(side: int, depth: int, size: float, jitter: float, rng: 
     return layer / -255.0
 
 
-def _border_exposure(side: int, depth: int, size: float, jitter: float, rng: Generator) -> np.ndarray:
-    """A step wedge, eight steps from dark to bright, along the left edge, with jitter also the right one."""
-    width, step = max(1, min(depth - 1, round(0.7 * depth * size))), round(0.06 * side)
+def _border_exposure(side: int, depth: int, rng: Generator) -> np.ndarray:
+    """A step wedge, eight steps from dark to bright, along the left edge, or the right one."""
+    width, step = max(1, round(0.7 * depth)), round(0.06 * side)
     wedge = np.repeat(np.linspace(0.1, 1.0, 8), step)[:, None] * np.ones(width)
-    top = int((0.26 + 0.2 * jitter * rng.uniform(-1, 1)) * side)
-    return _stamp(side, wedge, top, side - width if rng.random() < 0.5 * jitter else 0)
+    top = int((0.26 + 0.1 * rng.uniform(-1, 1)) * side)
+    return _stamp(side, wedge, top, side - width if rng.random() < ELSEWHERE else 0)
 
 
-def _border_tubing(side: int, depth: int, size: float, jitter: float, rng: Generator) -> np.ndarray:
-    """A line that comes in from above and winds down the left edge, with jitter also the right one."""
-    phase, turns, end = jitter * rng.random(3)
+def _border_tubing(side: int, depth: int, rng: Generator) -> np.ndarray:
+    """A line that comes in from above and winds down the left edge, or the right one."""
+    phase, turns, end = 0.5 * rng.random(3)
     t = np.linspace(0, 1, 40)
     x = depth * (0.5 + 0.25 * np.sin(2 * np.pi * (phase + (0.6 + turns) * t)))
     y = t * side * (0.7 + 0.25 * end)
-    mirrored = rng.random() < 0.5 * jitter
-    return 0.8 * _tube(side, np.column_stack([side - 1 - x if mirrored else x, y]), size)
+    return _tube(side, side - 1 - x if rng.random() < ELSEWHERE else x, y)
 
 
-def _border_vignette(side: int, depth: int, size: float, jitter: float, rng: Generator) -> np.ndarray:
+def _border_vignette(side: int, depth: int, rng: Generator) -> np.ndarray:
     """Light falling off towards the edges."""
     edge = np.minimum(np.arange(side), np.arange(side)[::-1])
-    ramp = np.clip(1 - np.minimum(edge, edge[:, None]) / (depth * min(size, 1.0)), 0, 1)
-    return -0.75 * ramp
+    return -0.75 * np.clip(1 - np.minimum(edge, edge[:, None]) / depth, 0, 1)
 
 
-def _inside_marker(lungs: np.ndarray, size: float, jitter: float, rng: Generator) -> np.ndarray:
-    """A letter in the middle of the right lung (left on the film), with jitter also an L in the other."""
-    letter = "L" if rng.random() < 0.5 * jitter else "R"
-    return _fit(lungs, letter, 0.085 * size, jitter, rng, left_of_film=letter == "R")
+def _inside_marker(lungs: np.ndarray, rng: Generator) -> np.ndarray:
+    """An R in the middle of the right lung (on the left of the image), or an L in the other."""
+    letter = "L" if rng.random() < ELSEWHERE else "R"
+    return _fit(lungs, letter, 0.085, rng, on_the_left=letter == "R")
 
 
-def _inside_text(lungs: np.ndarray, size: float, jitter: float, rng: Generator) -> np.ndarray:
+def _inside_text(lungs: np.ndarray, rng: Generator) -> np.ndarray:
     """A burnt-in time of day in one lung."""
-    left_of_film = not rng.random() < 0.5 * jitter
-    return _fit(lungs, _clock(rng), 0.05 * size, jitter, rng, left_of_film)
+    on_the_left = rng.random() >= ELSEWHERE
+    return _fit(lungs, _clock(rng), 0.05, rng, on_the_left)
 
 
-def _inside_tubing(lungs: np.ndarray, size: float, jitter: float, rng: Generator) -> np.ndarray:
+def _inside_tubing(lungs: np.ndarray, rng: Generator) -> np.ndarray:
     """A curved line down one lung, cut off where the lung ends."""
-    rows, columns = np.nonzero(_half(lungs, left_of_film=not rng.random() < 0.5 * jitter))
-    start, bend, end = (0.45 + 0.25 * jitter * rng.uniform(-1, 1, 3)) * np.ptp(columns) + columns.min()
+    rows, columns = np.nonzero(_half(lungs, on_the_left=rng.random() >= ELSEWHERE))
+    start, bend, end = (0.45 + 0.125 * rng.uniform(-1, 1, 3)) * np.ptp(columns) + columns.min()
     t = np.linspace(0, 1, 20)
     x = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end
-    return 0.8 * _tube(len(lungs), np.column_stack([x, rows.min() + t * np.ptp(rows)]), size)
+    return _tube(len(lungs), x, rows.min() + t * np.ptp(rows))
 
 
-_BORDER = {
+_AT_BORDER = {
     "marker": _border_marker,
     "text": _border_text,
     "collimation": _border_collimation,
@@ -177,33 +212,32 @@ _BORDER = {
 _INSIDE = {"marker": _inside_marker, "text": _inside_text, "tubing": _inside_tubing}
 
 
-def _half(lungs: np.ndarray, left_of_film: bool) -> np.ndarray:
-    half = lungs.copy()
-    middle = len(lungs) // 2
-    half[:, slice(middle, None) if left_of_film else slice(0, middle)] = False
-    return half if 4 * half.sum() > lungs.sum() else lungs  # a film taken askew, or the mask of one lung
+# ---- letters and lines
 
 
-def _fit(lungs: np.ndarray, text: str, height: float, jitter: float, rng: Generator, left_of_film: bool) -> np.ndarray:
+def _half(lungs: np.ndarray, on_the_left: bool) -> np.ndarray:
+    """The lung in one half of the image, or both where an image taken askew has next to nothing there."""
+    half, middle = lungs.copy(), len(lungs) // 2
+    half[:, slice(middle, None) if on_the_left else slice(0, middle)] = False
+    return half if 4 * half.sum() > lungs.sum() else lungs
+
+
+def _fit(lungs: np.ndarray, text: str, height: float, rng: Generator, on_the_left: bool) -> np.ndarray:
     """``text`` stamped near the middle of one lung, moved or made smaller until it lies within."""
     side = len(lungs)
-    lung = _half(lungs, left_of_film).astype(np.uint8)
+    lung = _half(lungs, on_the_left).astype(np.uint8)
     rows, columns = np.nonzero(lung)
-    shift = jitter * rng.uniform(-1, 1, 2) * [0.18 * side, 0.06 * side]
-    pixels = max(3, round(height * side))
-    while True:
+    middle = np.array([rows.mean(), columns.mean()]) + 0.5 * rng.uniform(-1, 1, 2) * [0.18 * side, 0.06 * side]
+    for pixels in range(max(3, round(height * side)), 1, -1):
         glyph = _word(text, pixels, side // 4)
         box = np.ones(glyph.shape, np.uint8)
         fits = cv2.erode(lung, box, anchor=(0, 0), borderType=cv2.BORDER_CONSTANT, borderValue=0)
-        if fits.any() or pixels < 3:
-            break
-        pixels -= 1
-    y, x = np.nonzero(fits)
-    if not len(y):
-        raise InputError(f"A lung mask of {lung.sum()} px on a film of {side}×{side} px has no room for {text!r}.")
-    target = np.array([rows.mean(), columns.mean()]) + shift - np.array(glyph.shape) / 2
-    nearest = np.argmin((y - target[0]) ** 2 + (x - target[1]) ** 2)
-    return _stamp(side, glyph, int(y[nearest]), int(x[nearest]))
+        if fits.any():
+            y, x = np.nonzero(fits)
+            target = middle - np.array(glyph.shape) / 2
+            nearest = np.argmin((y - target[0]) ** 2 + (x - target[1]) ** 2)
+            return _stamp(side, glyph, int(y[nearest]), int(x[nearest]))
+    raise InputError(f"A lung mask of {lung.sum()} px in an image of {side}×{side} px has no room for {text!r}.")
 
 
 @lru_cache(maxsize=256)
@@ -228,8 +262,8 @@ def _stamp(side: int, glyph: np.ndarray, row: int, column: int) -> np.ndarray:
     return layer
 
 
-def _tube(side: int, line: np.ndarray, size: float) -> np.ndarray:
+def _tube(side: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     layer = np.zeros((side, side), np.uint8)
-    thickness = max(1, round(0.012 * side * size))
-    cv2.polylines(layer, [np.rint(line * 16).astype(np.int32)], False, 255, thickness, cv2.LINE_AA, 4)
-    return layer / 255.0
+    line = np.rint(np.column_stack([x, y]) * 16).astype(np.int32)
+    cv2.polylines(layer, [line], False, 255, max(1, round(0.012 * side)), cv2.LINE_AA, 4)
+    return 0.8 * (layer / 255.0)

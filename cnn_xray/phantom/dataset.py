@@ -1,11 +1,10 @@
-"""The phantom: a data set of chest-like films whose truth is known, written as a folder with a manifest."""
+"""The phantom as a data set: images written to a folder with a manifest, and what an ideal observer makes of them."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import uuid
+import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,48 +18,41 @@ from cnn_xray import InputError
 from cnn_xray.phantom import artifacts
 from cnn_xray.phantom.anatomy import radiograph
 
-RECIPE = 1  # raise it whenever the same spec would paint other films, so that none are mixed
-NOTHING = "masks/nothing.png"  # the one empty mask that all films without an opacity or artifact share
+RECIPE = 1  # raise it whenever the same spec would paint other images, so that none are mixed
+NOTHING = "masks/nothing.png"  # the one empty mask that all images without an opacity or artifact share
 CLASSES = ("NORMAL", "PNEUMONIA")
-TRAIN, TEST = 0, 1  # patients of the two are drawn from different random streams
-ANATOMY, VISIT, ARTIFACT = 0, 1, 2
+RANGES = {
+    "images": (2, 1_000_000),
+    "test_images": (2, 1_000_000),
+    "size": (64, 1024),
+    "rho": (-1, 1),
+    "amplitude": (0.05, 3),
+    "signal": (0, 2),
+    "seed": (0, 2**63),
+}
 
 
 @dataclass(frozen=True)
 class PhantomSpec:
     """What decides every pixel of a phantom. Raises `InputError` for impossible values.
 
-    In training films and in the test set ``test``, an artifact is there with probability (1 + ``rho``) / 2 if
-    the film shows a pneumonia and (1 - ``rho``) / 2 if not.
+    In training images and in the test set ``test``, an artifact is there with probability (1 + ``rho``) / 2 if
+    the image shows a pneumonia and (1 - ``rho``) / 2 if not.
     """
 
-    images: int = 1200  # training films; validation is split off later
-    test_images: int = 300  # films in each of the four paired test sets
-    size: int = 128  # side of a film, px
+    images: int = 1200  # to train on; validation is split off later
+    test_images: int = 300  # in each of the four paired test sets
+    size: int = 128  # side of an image, px
     rho: float = 0.95  # correlation of artifact and label, -1..1
     location: str = "border"  # of the artifact: border | inside | global
-    kinds: tuple[str, ...] = ("marker",)  # of artifacts; a film gets one of them
+    kinds: tuple[str, ...] = ("marker",)  # of artifacts; an image gets one of them
     amplitude: float = 1.0  # strength of the artifact, 1 = plain to see
-    artifact_size: float = 1.0  # 1 = as a radiographer would place it; border artifacts stay in their ring
-    position_jitter: float = 1.0  # of the artifact, 0 (always the same place) .. 2
     signal: float = 0.4  # fraction of the lung's air that an opacity replaces
-    prevalence: float = 0.5  # of pneumonia
     seed: int = 0
 
     def __post_init__(self) -> None:
         artifacts.check(self.location, self.kinds)
-        for name, low, high in (
-            ("images", 2, 1_000_000),
-            ("test_images", 2, 1_000_000),
-            ("size", 64, 1024),
-            ("rho", -1, 1),
-            ("amplitude", 0.05, 3),
-            ("artifact_size", 0.25, 3),
-            ("position_jitter", 0, 2),
-            ("signal", 0, 2),
-            ("prevalence", 0.05, 0.95),
-            ("seed", 0, 2**63),
-        ):
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InputError(f"The phantom's {name} is {value}; it must lie in {low} to {high}.")
@@ -74,124 +66,126 @@ class PhantomSpec:
 
 
 def write(spec: PhantomSpec, folder: Path) -> Path:
-    """Render a phantom into ``folder``/phantom-…; a finished one is returned as it is.
+    """The folder of a phantom, rendered unless it is there; it appears whole or not at all.
 
-    Writes PNG films, masks (0 / 255) of the aerated lungs, the opacities and the artifact, and
-    ``manifest.csv`` with the columns path, label, split, patient, original_width, original_height, lung_mask,
-    artifact_mask, opacity_mask and artifact (0/1). Splits: train; test (artifact as in training), neutral
-    (ρ = 0), conflict (ρ = -1) and clean (no artifact). Film i of the four test sets is one film, with its
-    artifact (always the same) or without; no patient of theirs is in train, where every seventh patient has
-    two films. Film i depends neither on how many there are nor on ρ or the artifact, so phantoms that differ
+    It holds PNG images, masks (0 / 255) of the aerated lungs, the opacities and the artifact, and ``manifest.csv``
+    with the columns path, label, split, patient, lung_mask, artifact_mask, opacity_mask, artifact (0/1),
+    original_width and original_height. Splits: train; test (artifact as in training), neutral (ρ = 0), conflict
+    (ρ = -1) and clean (no artifact). Image i of the four test sets is one image, with its artifact (always the same)
+    or without; no patient of theirs is in train, where every seventh patient has two images. Half of the patients
+    have pneumonia. Image i depends neither on how many there are nor on ρ or the artifact, so phantoms that differ
     in those alone are paired as well.
 
-    The folder appears whole or not at all. Raises `InputError` where nothing can be written.
+    Parameters
+    ----------
+    spec
+        What to render.
+    folder
+        Where the phantom's own folder is made.
+
+    Raises
+    ------
+    InputError
+        Where nothing can be written.
     """
     finished = folder / spec.identifier
     if (finished / "manifest.csv").is_file():
         return finished
-    draft = folder / f".{spec.identifier}-{uuid.uuid4().hex[:8]}"
     try:
-        _render(spec, draft)
-        try:
-            os.replace(draft, finished)
-        except OSError:
-            if not (finished / "manifest.csv").is_file():  # else another process was faster: same films
-                raise
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".phantom-") as draft:
+            _render(spec, Path(draft) / "phantom")
+            os.replace(Path(draft) / "phantom", finished)
     except OSError as problem:
-        raise InputError(
-            f"The phantom cannot be written to {finished} ({problem.strerror}): make room there, or choose "
-            "another folder; a folder of that name without manifest.csv is incomplete and can be deleted."
-        ) from problem
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        if not (finished / "manifest.csv").is_file():  # else another process was faster: same images
+            raise InputError(
+                f"The phantom cannot be written to {finished} ({problem.strerror}): make room there, or choose "
+                "another folder; a folder of that name without manifest.csv is incomplete and can be deleted."
+            ) from problem
     return finished
 
 
 def _render(spec: PhantomSpec, folder: Path) -> None:
-    for name in ("train", *artifacts.test_sets(spec.rho), "masks"):
+    splits = ("train", *artifacts.test_sets(spec.rho))
+    for name in (*splits, "masks"):
         (folder / name).mkdir(parents=True)
-    _png(folder / NOTHING, np.zeros((spec.size, spec.size), bool))
-    tasks = [(TRAIN, i) for i in range(spec.images)] + [(TEST, i) for i in range(spec.test_images)]
+    _png(folder / NOTHING, np.zeros((spec.size, spec.size), np.uint8))
+    tasks = [("train", i) for i in range(spec.images)] + [("test", i) for i in range(spec.test_images)]
     workers = Parallel(n_jobs=min(4, os.cpu_count() or 1), prefer="threads", batch_size=16)
-    films = workers(delayed(_films)(spec, folder, *task) for task in tasks)
-    table = pd.DataFrame([row for versions in films for row in versions])
-    order = {name: place for place, name in enumerate(("train", *artifacts.test_sets(spec.rho)))}
-    table = table.sort_values("split", key=lambda split: split.map(order), kind="stable")
-    table.to_csv(folder / "manifest.csv", index=False)
+    versions = workers(delayed(_versions)(spec, folder, *task) for task in tasks)
+    table = pd.DataFrame([row for rows in versions for row in rows])
+    table = table.assign(original_width=spec.size, original_height=spec.size)
+    pd.concat([table[table["split"] == name] for name in splits]).to_csv(folder / "manifest.csv", index=False)
 
 
-def _films(spec: PhantomSpec, folder: Path, group: int, index: int) -> list[dict[str, object]]:
-    """Paint film ``index`` of training or test data, write all its versions, return their manifest rows."""
-    patient, visit = _patient(index) if group == TRAIN else (index, 0)
-    until = [int(number * spec.prevalence + 1e-9) for number in (patient, patient + 1)]
-    label = until[1] - until[0]  # pneumonias evenly spread, so that the prevalence is exact
+def _versions(spec: PhantomSpec, folder: Path, people: str, index: int) -> list[dict[str, object]]:
+    """Paint image ``index`` of training or test data, write all its versions, return their manifest rows."""
+    patient, visit = _patient(index) if people == "train" else (index, 0)
+    label, group = patient % 2, ("train", "test").index(people)  # the two draw from different random streams
+    keys = [(group, patient, draw, purpose) for purpose, draw in enumerate((0, visit, visit))]
+    streams = [np.random.SeedSequence(spec.seed, spawn_key=key) for key in keys]
+    of_patient, of_visit, rng = (np.random.default_rng(stream) for stream in streams)
 
-    def stream(purpose: int, visit: int) -> np.random.Generator:
-        key = (group, patient, visit, purpose)
-        return np.random.default_rng(np.random.SeedSequence(spec.seed, spawn_key=key))
-
-    plain = radiograph(spec.size, label, spec.signal, stream(ANATOMY, 0), stream(VISIT, visit))
-    rng = stream(ARTIFACT, visit)
+    plain = radiograph(spec.size, label, spec.signal, of_patient, of_visit)
     luck, kind = rng.random(), spec.kinds[rng.integers(len(spec.kinds))]
-    look = (spec.amplitude, spec.artifact_size, spec.position_jitter)
-    painted, changed = artifacts.paint(plain.image, plain.lungs, spec.location, kind, rng, *look)
-    sets = {"train": spec.rho} if group == TRAIN else artifacts.test_sets(spec.rho)
-    has = {name: artifacts.marked(label, luck, rho) for name, rho in sets.items()}
+    painted, changed = artifacts.paint(plain.image, plain.lungs, spec.location, kind, rng, spec.amplitude)
+    sets = {"train": spec.rho} if people == "train" else artifacts.test_sets(spec.rho)
+    has = {split: artifacts.marked(label, luck, rho) for split, rho in sets.items()}
 
-    people = "train" if group == TRAIN else "test"
     name = f"{people}-{index:05d}"
-    masks = {part: f"masks/{name}-{part}.png" for part in ("lungs", "opacity", "artifact")}
-    for part, mask in (("lungs", plain.lungs), ("opacity", plain.opacity), ("artifact", changed)):
-        if mask.any() and (part != "artifact" or any(has.values())):
-            _png(folder / masks[part], mask)
-        else:
-            masks[part] = NOTHING
-    encoded = {version: _encode(painted if version else plain.image) for version in set(has.values())}
-    rows = []
-    for split in sets:
-        path = f"{split}/{name}.png"
-        (folder / path).write_bytes(encoded[has[split]])
-        rows.append(
-            {
-                "path": path,
-                "label": CLASSES[label],
-                "split": split,
-                "patient": f"{people}-{patient:05d}",
-                "original_width": spec.size,
-                "original_height": spec.size,
-                "lung_mask": masks["lungs"],
-                "artifact_mask": masks["artifact"] if has[split] else NOTHING,
-                "opacity_mask": masks["opacity"],
-                "artifact": int(has[split]),
-            }
-        )
-    return rows
+    masks = {"lungs": plain.lungs, "artifact": changed & any(has.values()), "opacity": plain.opacity}
+    paths = {part: f"masks/{name}-{part}.png" if mask.any() else NOTHING for part, mask in masks.items()}
+    for part, path in paths.items():
+        if path != NOTHING:
+            _png(folder / path, masks[part] * np.uint8(255))
+    for split, artifact in has.items():
+        _png(folder / split / f"{name}.png", painted if artifact else plain.image)
+    return [
+        {
+            "path": f"{split}/{name}.png",
+            "label": CLASSES[label],
+            "split": split,
+            "patient": f"{people}-{patient:05d}",
+            "lung_mask": paths["lungs"],
+            "artifact_mask": paths["artifact"] if artifact else NOTHING,
+            "opacity_mask": paths["opacity"],
+            "artifact": int(artifact),
+        }
+        for split, artifact in has.items()
+    ]
 
 
 def _patient(index: int) -> tuple[int, int]:
-    """Patient and visit of a training film: every seventh patient has two films."""
+    """Patient and visit of a training image: every seventh patient has two."""
     block, place = divmod(index, 8)
     return 7 * block + min(place, 6), int(place == 7)
 
 
-def _png(path: Path, mask: np.ndarray) -> None:
-    path.write_bytes(_encode(mask.astype(np.uint8) * np.uint8(255)))
-
-
-def _encode(image: np.ndarray) -> bytes:
-    return cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+def _png(path: Path, pixels: np.ndarray) -> None:
+    path.write_bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
 
 def oracle_auc(d: np.ndarray | float, rho: np.ndarray | float, rho_test: np.ndarray | float) -> np.ndarray:
-    """AUC of the ideal observer of a signal of detectability ``d`` = d' and a binary artifact.
+    """AUC of the ideal observer of a signal and a binary artifact; arguments broadcast.
 
-    The observer learnt that artifact and label correlate with ``rho`` (-1 < ρ < 1) and is tested where they
-    correlate with ``rho_test`` (-1..1). It adds the log-likelihood ratios of the signal and of the artifact;
-    with L = log((1+ρ)/(1-ρ)), p = (1+ρ_test)/2 and A = Φ(d/√2)
+    The observer learned how artifact and label correlate, and adds the log-likelihood ratios of signal and artifact.
+    With L = log((1+ρ)/(1-ρ)), p = (1+ρ_test)/2 and A = Φ(d/√2)
 
         AUC = p² Φ((d²+2L)/(d√2)) + 2p(1-p) A + (1-p)² Φ((d²-2L)/(d√2))
 
-    Arguments broadcast. Raises `InputError` unless d > 0, |ρ| < 1 and |ρ_test| ≤ 1.
+    Parameters
+    ----------
+    d
+        Detectability d' of the signal, above 0.
+    rho
+        Correlation of artifact and label that was learned, -1 < ρ < 1.
+    rho_test
+        Correlation where the observer is tested, -1..1.
+
+    Raises
+    ------
+    InputError
+        Outside of these ranges.
     """
     d, rho, rho_test = np.asarray(d, float), np.asarray(rho, float), np.asarray(rho_test, float)
     if not (np.all(d > 0) and np.all(np.abs(rho) < 1) and np.all(np.abs(rho_test) <= 1)):
@@ -202,5 +196,11 @@ def oracle_auc(d: np.ndarray | float, rho: np.ndarray | float, rho_test: np.ndar
 
 
 def d_prime(auc: np.ndarray | float) -> np.ndarray:
-    """Detectability d' = √2 Φ⁻¹(AUC) of two normal distributions of equal variance, from an AUC in 0..1."""
+    """Detectability d' = √2 Φ⁻¹(AUC) of two normal distributions of equal variance.
+
+    Parameters
+    ----------
+    auc
+        0..1.
+    """
     return np.sqrt(2) * ndtri(np.asarray(auc, float))
