@@ -267,7 +267,8 @@ def rank_correlation(first: pd.Series, second: pd.Series) -> Estimate:
         Two figures of the same arms.
     """
     found = pearsonr(first.rank(), second.rank())
-    return Estimate(float(found.statistic), *found.confidence_interval(), len(first))
+    low, high = found.confidence_interval()
+    return Estimate(float(found.statistic), float(low), float(high), len(first))
 
 
 def rows_missing(file: Path) -> Iterator[tuple[str, dict[str, Any], int]]:
