@@ -1,6 +1,6 @@
-"""What a notebook may vary: strict parameters, refused in sentences, written as its parameters cell and as a page.
+"""What a notebook may vary: strict, refused in sentences, written as its parameters cell and as a page of all.
 
-``python -m cnn_xray.parameters > notebooks/PARAMETERS.md`` writes the page.
+``python -m cnn_xray.parameters`` writes the cells and the page anew, for whoever has changed something here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import ast
 import difflib
 import json
 from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -18,15 +19,16 @@ from pydantic.fields import FieldInfo
 from cnn_xray import InputError
 from cnn_xray.phantom import artifacts
 from cnn_xray.phantom.dataset import PhantomSpec
+from cnn_xray.storage import resolve
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}  # of pydantic's constraints
 PAGE = "notebooks/PARAMETERS.md"
-PAGE_HEAD = f"""# All parameters
+PAGE_HEAD = """# All parameters
 
 A notebook's first code cell lists the parameters it is about, in bold here. Every other one that its column names is
 accepted in the same way, as in `-p zoom 0.2`; papermill then warns that it does not know the name, but what is really
 unknown or impossible is refused by the notebook's second cell. This page is written by
-`python -m cnn_xray.parameters > {PAGE}`.
+`python -m cnn_xray.parameters`.
 
 | parameter | takes | default | meaning | notebooks |
 |---|---|---|---|---|
@@ -212,7 +214,7 @@ def parameters_cell(cls: type[Parameters]) -> str:
         default = json.dumps(field.default) if isinstance(field.default, str) else repr(field.default)
         meaning = f"{field.description}: {' | '.join(choices)}" if choices else field.description
         lines.append(f"{name}: {annotation} = {default}  # {meaning}")
-    return "\n".join(lines) + f"; all other parameters: {PAGE}"
+    return "\n".join(lines) + f"; all parameters: {PAGE}"
 
 
 def parameters_page() -> str:
@@ -224,7 +226,7 @@ def parameters_page() -> str:
             mark = "**" if name in cls.shown else ""
             notebooks.setdefault(row, []).append(mark + notebook.split("_")[0] + mark)
     rows = [f"| {' | '.join(row)} | {' '.join(names)} |" for row, names in notebooks.items()]
-    return PAGE_HEAD + "\n".join(rows)
+    return PAGE_HEAD + "\n".join(rows) + "\n"
 
 
 PHANTOM = "phantom"
@@ -473,5 +475,23 @@ NOTEBOOKS: dict[str, type[DataParameters]] = {
 }
 
 
+def write_anew(folder: Path) -> None:
+    """Write the parameters cell of every notebook in a folder, and the page that lists all parameters.
+
+    Parameters
+    ----------
+    folder
+        The notebooks'.
+    """
+    import nbformat
+
+    (folder / Path(PAGE).name).write_text(parameters_page(), encoding="utf-8")
+    for file in sorted(folder.glob("*.ipynb")):
+        notebook = nbformat.read(file, as_version=4)
+        first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+        first.source = parameters_cell(NOTEBOOKS[file.stem])
+        nbformat.write(notebook, file)
+
+
 if __name__ == "__main__":
-    print(parameters_page())
+    write_anew(resolve("notebooks"))

@@ -1,4 +1,4 @@
-"""Where runs and caches live, and files and folders that are written whole or not at all."""
+"""Where runs and cache lie; files and folders that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ import secrets
 import shutil
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from cnn_xray import InputError
 
-FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file would be larger than this system allows",
+REASONS = {
+    errno.ENOSPC: "the disk is full. Make room or choose another folder.",
+    errno.EDQUOT: "the disk quota is used up. Make room or choose another folder.",
+    errno.EFBIG: "the file would be larger than this system allows. Make room or choose another folder.",
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "it is read-only. Choose another folder."),
 }
-READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-NOT_A_FOLDER = {errno.ENOTDIR, errno.EEXIST}
 
 
 def home() -> Path:
@@ -46,7 +45,13 @@ def cache_folder() -> Path:
 
 
 def resolve(path: str | Path) -> Path:
-    """``path`` from the current folder if it exists there, else from the project's folder."""
+    """``path`` from the current folder if it exists there, else from the project's folder.
+
+    Parameters
+    ----------
+    path
+        Relative or absolute.
+    """
     return Path.cwd() / path if Path(path).exists() else home() / path
 
 
@@ -54,8 +59,17 @@ def resolve(path: str | Path) -> Path:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write into, which becomes ``path`` at the end of the block.
 
-    Whatever goes wrong before that (an error, Ctrl-C, kill -9, a full disk) leaves ``path`` as it was. Raises
-    `InputError` where the folder is read-only, full, or no folder.
+    Whatever goes wrong before that (an error, Ctrl-C, kill -9, a full disk) leaves ``path`` as it was.
+
+    Parameters
+    ----------
+    path
+        The file; its folder is made where there is none.
+
+    Raises
+    ------
+    InputError
+        Where the folder is read-only, full, or no folder.
     """
     path = Path(path)
     aside = _aside(path)
@@ -74,9 +88,19 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes ``path`` at the end of the block; raises as `atomic_write`.
+    """A folder to fill, which becomes ``path`` at the end of the block.
 
-    If ``path`` exists by then, it stays and ours is dropped; with ``replace``, ours takes its place.
+    Parameters
+    ----------
+    path
+        The folder. If it exists by then, it stays and ours is dropped.
+    replace
+        Ours takes its place.
+
+    Raises
+    ------
+    InputError
+        As `atomic_write` does.
     """
     path = Path(path)
     aside = _aside(path)
@@ -98,6 +122,20 @@ def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 
+def _swap(aside: Path, path: Path) -> None:
+    """Put ``aside`` in the place of ``path``; the old folder goes only after the new one is there."""
+    old = _aside(path)
+    with suppress(FileNotFoundError):
+        path.rename(old)
+    try:
+        aside.rename(path)
+    except BaseException:
+        if old.exists():
+            old.rename(path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _move_unless_there(aside: Path, path: Path) -> None:
     try:
         aside.rename(path)
@@ -106,47 +144,27 @@ def _move_unless_there(aside: Path, path: Path) -> None:
             raise
 
 
-def _swap(aside: Path, path: Path) -> None:
-    """Put ``aside`` in the place of ``path``; the old folder goes only after the new one is there."""
-    old = _aside(path)
-    try:
-        path.rename(old)
-    except FileNotFoundError:
-        aside.rename(path)
-        return
-    try:
-        aside.rename(path)
-    except BaseException:
-        old.rename(path)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
     """Turn the system's errors about writing ``path`` into sentences; those about other files pass."""
     try:
         yield
     except OSError as error:
-        sentence = _sentence(error, path.absolute())
-        if sentence is None:
+        reason = _reason(error, path.absolute())
+        if not reason:
             raise
-        raise InputError(sentence) from error
+        raise InputError(f"Cannot write into {path.absolute().parent}: {reason}") from error
 
 
-def _sentence(error: OSError, path: Path) -> str | None:
-    folder = path.parent
+def _reason(error: OSError, path: Path) -> str:
     if isinstance(error.filename, str | os.PathLike):
-        file = Path(error.filename).absolute()
+        file, folder = Path(error.filename).absolute(), path.parent
         if not file.is_relative_to(folder) and not folder.is_relative_to(file):
-            return None
-    # HDF5 reports a full disk in words alone
-    full = next((code for code in FULL if code == error.errno or os.strerror(code) in str(error)), None)
-    if full is not None:
-        return f"Cannot write into {folder}: {FULL[full]}. Make room or choose another folder."
-    if error.errno in READ_ONLY:
-        return f"Cannot write into {folder}: it is read-only. Choose another folder."
-    file_in_the_way = next((place for place in (path, *path.parents) if place.is_file()), None)
-    if error.errno in NOT_A_FOLDER and file_in_the_way:
-        return f"Cannot write into {folder}: {file_in_the_way} is a file. Choose another folder."
-    return None
+            return ""
+    for code, reason in REASONS.items():
+        if code == error.errno or os.strerror(code) in str(error):  # HDF5 tells a full disk in words alone
+            return reason
+    in_the_way = [place for place in (path, *path.parents) if place.is_file()]
+    if error.errno in (errno.ENOTDIR, errno.EEXIST) and in_the_way:
+        return f"{in_the_way[0]} is a file. Choose another folder."
+    return ""

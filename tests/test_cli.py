@@ -13,8 +13,7 @@ import pytest
 from tiny_notebooks import write
 
 from cnn_xray.report import build
-from cnn_xray.report.build import parse_value
-from cnn_xray.report.cli import main
+from cnn_xray.report.cli import main, parse_value
 
 ROOT = Path(build.__file__).parents[1]
 
@@ -32,7 +31,6 @@ def no_kernel(monkeypatch):
     def refuse(*_):
         raise AssertionError("a kernel was about to start")
 
-    monkeypatch.setattr(build, "execute", refuse)
     monkeypatch.setattr(build, "execute", refuse)
 
 
@@ -65,8 +63,8 @@ def test_values_are_read_as_papermill_reads_them(text, value):
         (["epohs", "3"], "There is no parameter 'epohs'; the nearest one is 'epochs'."),
         (["zoom", "nan"], "zoom is nan, but it must be a number at least 0 and at most 1."),
         (
-            ["data", "films"],
-            "No data at films: give a chest_xray folder, a manifest CSV, or the word phantom.",
+            ["data", "nowhere"],
+            "No data at nowhere: give a chest_xray folder, a manifest CSV, or the word phantom.",
         ),
     ],
 )
@@ -83,7 +81,7 @@ def test_what_cannot_be_is_refused_before_a_kernel_starts(project, no_kernel, ca
         assert main(arguments) == 2
         return capsys.readouterr().err
 
-    assert refusal("report", "--data", "films").startswith("No data at films")
+    assert refusal("report", "--data", "nowhere").startswith("No data at nowhere")
     assert refusal("report", "--notebooks", "09").startswith("No notebook's name begins with '09'")
     assert refusal("report", "--name", "a/b").startswith("The report's name is 'a/b'")
     assert refusal("run", "notebooks/09.ipynb").endswith("notebooks/09.ipynb.\n")

@@ -21,10 +21,13 @@ from cnn_xray.parameters import (
     AuditParameters,
     CroppingParameters,
     DataParameters,
+    RecipeParameters,
     ShortcutParameters,
     TrainParameters,
     literal_assignments,
     parameters_cell,
+    parameters_page,
+    write_anew,
 )
 from cnn_xray.runs import identity
 
@@ -63,6 +66,16 @@ def refusal(cls, **values) -> str:
         ({"epohs": 3}, "There is no parameter 'epohs'; the nearest one is 'epochs'."),
         ({"recip": "large"}, "There is no parameter 'recip'; the nearest one is 'recipe'."),
         ({"learning-rate": 1}, "There is no parameter 'learning-rate'; the nearest one is 'learning_rate'."),
+        ({"ring": 0.125}, "There is no parameter 'ring' any more: it is 'border' now."),
+        ({"outline": 1}, "There is no parameter 'outline'; the nearest one is 'rotation'."),
+        ({"keep": "ring"}, "keep is 'ring', but that is called 'border' now."),
+        (
+            {"keep": "ring_outside_lungs"},
+            "keep is 'ring_outside_lungs', but that is called 'border_outside_lungs' now.",
+        ),
+        ({"keep": "outside_box"}, "keep is 'outside_box', but that is called 'outside_lung_box' now."),
+        ({"keep": "outline"}, "keep is 'outline', but that is called 'lung_outline' now."),
+        ({"padding": "ring"}, "padding is 'ring', but it must be one of 'same', 'reflect'."),
     ],
 )
 def test_a_wrong_value_is_one_sentence(value, sentence):
@@ -90,15 +103,15 @@ def test_the_second_arm_must_crop_more_than_the_first():
 
 
 @pytest.mark.parametrize("cls", [ShortcutParameters, CroppingParameters])
-def test_the_tests_are_of_networks_that_see_whole_films_under_true_labels(cls):
-    assert refusal(cls, keep="centre").startswith("keep is 'centre', but the networks tested here see whole films")
+def test_the_tests_are_of_networks_that_see_whole_images_under_true_labels(cls):
+    assert refusal(cls, keep="centre").startswith("keep is 'centre', but the networks tested here see whole images")
     assert "leave it at 'true'" in refusal(cls, labels="permuted")
     assert cls().probe(keep="centre", labels="permuted").keep == "centre"
 
 
 @pytest.mark.parametrize("cls", [ShortcutParameters, CroppingParameters])
-def test_a_ring_whose_seam_would_cover_the_whole_film_is_refused(cls):
-    assert "leaves nothing of the film; give at most 0.4." in refusal(cls, border=0.45)
+def test_a_border_whose_seam_would_cover_the_whole_image_is_refused(cls):
+    assert "leaves nothing of the image; give at most 0.4." in refusal(cls, border=0.45)
     assert cls.from_mapping({"border": WIDEST_BORDER}).border * (1 + geometry.SEAM) == 0.5
 
 
@@ -110,23 +123,23 @@ def test_parameters_cannot_be_changed_afterwards():
 def test_none_is_filled_in_by_the_kind_of_data_as_described():
     optional = {name: field for name, field in DataParameters.model_fields.items() if field.default is None}
     assert (optional.pop("artifact_rho").description or "").endswith("None: 0.95 phantom, none in files")
-    for artifact_rho, data, expected in ((None, "phantom", 0.95), (None, "films", None), (0.0, "films", 0.0)):
+    for artifact_rho, data, expected in ((None, "phantom", 0.95), (None, "images", None), (0.0, "images", 0.0)):
         for cls in (DataParameters, TrainParameters):
             assert cls(data=data, artifact_rho=artifact_rho).resolved().artifact_rho == expected
     assert set(optional) == {"image_size"}
-    phantom, files = map(
-        int, re.search(r"None: (\d+) phantom, (\d+) files$", optional["image_size"].description).groups()
-    )
+    words = re.search(r"None: (\d+) phantom, (\d+) files, (\d+) large$", optional["image_size"].description)
+    phantom, files, large = map(int, words.groups())
+    assert TrainParameters(recipe="large").side == large
     for cls in (DataParameters, AuditParameters, TrainParameters):
-        assert (cls().resolved().image_size, cls(data="films").resolved().image_size) == (phantom, files)
+        assert (cls().resolved().image_size, cls(data="images").resolved().image_size) == (phantom, files)
         assert cls(image_size=33).resolved().image_size == cls(image_size=33).side == 33
 
 
 FILLED_IN = (  # by data and recipe: side, channels of the first block, epochs
     ("phantom", "default", (64, 16, 16)),
-    ("films", "default", (128, 32, 32)),
+    ("images", "default", (128, 32, 32)),
     ("phantom", "large", (224, 32, 32)),
-    ("films", "large", (224, 32, 32)),
+    ("images", "large", (224, 32, 32)),
 )
 
 
@@ -137,7 +150,7 @@ def test_a_recipe_fills_in_what_is_none(data, recipe, expected):
     assert (filled.image_size, filled.width, filled.epochs) == expected and p.side == expected[0]
     assert filled.resolved() == filled
     left = {name for name, value in filled.model_dump().items() if value is None}
-    assert left == ({"artifact_rho"} if data == "films" else set())
+    assert left == ({"artifact_rho"} if data == "images" else set())
     changed = {name for name in TrainParameters.model_fields if getattr(p, name) != getattr(filled, name)}
     assert changed - {"artifact_rho"} == {"image_size", "width", "epochs"}
 
@@ -159,15 +172,15 @@ def test_every_recipe_can_be_chosen_and_holds_what_is_allowed():
 
 
 def test_a_run_by_recipe_is_the_run_with_its_values_written_out():
-    by_recipe = TrainParameters(data="films", recipe="large").resolved()
-    written_out = TrainParameters(data="films", **RECIPES["large"]).resolved()
+    by_recipe = TrainParameters(data="images", recipe="large").resolved()
+    written_out = TrainParameters(data="images", **RECIPES["large"]).resolved()
     assert identity(by_recipe) == identity(written_out)
-    assert identity(by_recipe) != identity(TrainParameters(data="films").resolved())
+    assert identity(by_recipe) != identity(TrainParameters(data="images").resolved())
 
 
 def test_probes_stay_small_whatever_the_recipe():
     for recipe in ("default", "large"):
-        p = ShortcutParameters(data="films", recipe=recipe).probe().resolved()
+        p = ShortcutParameters(data="images", recipe=recipe).probe().resolved()
         assert (p.image_size, p.width, p.epochs, p.patience) == (96, 16, 8, 8)
 
 
@@ -228,9 +241,10 @@ def test_a_notebook_reads_its_cells_in_any_order_of_work(shell):
             result = shell.run_cell(cell, store_history=True)
         return result
 
-    read = "from cnn_xray.parameters import TrainParameters\np = TrainParameters.from_notebook()"
-    assert run(parameters_cell(TrainParameters), "crop = 0\nseed = 3", read).success
-    assert shell.user_ns["p"] == TrainParameters(crop=0, seed=3)
+    read = "from cnn_xray.parameters import RecipeParameters\np = RecipeParameters.from_notebook()"
+    assert "rotation" not in RecipeParameters.shown
+    assert run(parameters_cell(RecipeParameters), "crop = 0\nseed = 3\nrotation = 4", read).success
+    assert shell.user_ns["p"] == RecipeParameters(crop=0, seed=3, rotation=4)
     run("figure = [1, 2][0]", "seed = 4", read)
     assert shell.user_ns["p"].seed == 4
     failed = run("epohs = 3", read)
@@ -249,25 +263,56 @@ def test_outside_a_notebook_there_is_nothing_to_read():
 
 
 @pytest.mark.parametrize("cls", NOTEBOOKS.values())
-def test_papermill_lists_every_parameter_with_type_and_meaning(cls, tmp_path):
+def test_papermill_lists_what_a_notebook_is_about_and_points_to_the_rest(cls, tmp_path):
     (name,) = (key for key, value in NOTEBOOKS.items() if value is cls)
     listed = inspect_notebook(write(tmp_path / f"{name}.ipynb"))
-    assert list(listed) == list(cls.model_fields)
-    for key, field in cls.model_fields.items():
-        assert listed[key]["help"] == field.description
-        assert listed[key]["inferred_type_name"] != "None"
+    assert list(listed) == cls.shown and 10 <= len(cls.shown) <= 20
+    for key, told in listed.items():
+        assert told["help"].startswith(cls.model_fields[key].description)
+        assert told["inferred_type_name"] != "None"
     assert listed["image_size"]["inferred_type_name"] == "int or None"
-    assert listed["crop"]["default"] == "0.0"
+    assert listed["data"]["default"] == '"phantom"'
+    assert told["help"].endswith("; all parameters: notebooks/PARAMETERS.md")
 
 
 @pytest.mark.parametrize("cls", NOTEBOOKS.values())
-def test_the_parameters_cell_is_the_class(cls):
+def test_the_parameters_cell_holds_the_defaults_of_what_is_shown(cls):
     source = parameters_cell(cls)
     space: dict = {}
     exec(source, space)
-    assert {name: space[name] for name in cls.model_fields} == cls().model_dump()
-    assert literal_assignments([source], set()) == list(cls.model_fields)
+    assert {name: space[name] for name in cls.shown} == cls().model_dump(include=set(cls.shown))
+    assert literal_assignments([source], set()) == cls.shown
     assert max(map(len, source.splitlines())) <= 110
+
+
+def test_choices_are_told_beside_the_meaning():
+    assert 'tta: str = "shifts"  # logits are the mean over (shifts: both ways, and flipped): none | flip | shifts' in (
+        parameters_cell(RecipeParameters)
+    )
+
+
+def test_the_page_lists_every_parameter_once_with_the_notebooks_that_know_it():
+    rows = [line.strip("|").split(" | ") for line in parameters_page().splitlines() if line.startswith("| `")]
+    assert len({tuple(cells[:-1]) for cells in rows}) == len(rows)
+    told = {(cells[0].strip(" `"), cells[2]): cells[1:] for cells in rows}
+    assert {name for name, _ in told} == {name for cls in NOTEBOOKS.values() for name in cls.model_fields}
+    assert told["crop", "`0.0`"] == [
+        "a number at least 0 and below 0.5",
+        "`0.0`",
+        "fraction cut from each side of the frame",
+        "**01** **02** **03** **04** **05** appendix ",
+    ]
+    assert told["zoom", "`0.15`"][2:] == ["largest random \\|log scale\\|", "**02** 03 04 05 **appendix** "]
+    assert [default for name, default in told if name == "layer"] == ["`''`", "`'relu0a'`"]
+
+
+def test_cells_and_page_are_written_anew(tmp_path):
+    file = write(tmp_path / "02_train.ipynb")
+    whole = file.read_text()
+    file.write_text(whole.replace("crop: float = 0.0", "ring: float = 0.5"))
+    write_anew(tmp_path)
+    assert file.read_text() == whole
+    assert (tmp_path / "PARAMETERS.md").read_text() == parameters_page()
 
 
 def test_later_notebooks_know_all_that_training_knows():

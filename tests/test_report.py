@@ -26,10 +26,12 @@ RUN = """import json, pathlib
 from cnn_xray.report import words
 folder = pathlib.Path(p.runs) / f'seed{p.seed}'
 folder.mkdir(parents=True, exist_ok=True)
-record = {'parameters': {'crop': p.crop}, 'metrics': {'test_auc': 0.975}, 'device': 'Abacus'}
+by = {'device': 'Abacus', 'git_commit': 'c0ffee', 'versions': {}}
+record = {'parameters': {'crop': p.crop}, 'metrics': {'test_auc': 0.975}, 'data_fingerprint': 'da7a',
+          'trained_by': by, 'measured_by': by | {'git_commit': 'decade', 'device': 'Slide rule'}}
 (folder / 'run.json').write_text(json.dumps(record))
-words.uses_run(folder.name)
-words.uses_run(folder.name)"""
+words.uses_runs([folder.name, folder.name])
+words.uses_runs([folder.name])"""
 FIGURE = """from matplotlib import pyplot as plt
 figure, axes = plt.subplots()
 axes.set_title('Two "dots" & a line')
@@ -107,8 +109,15 @@ def test_the_index_gives_headlines_parameters_and_device(built):
     assert '<div class="value">0.895 <span class="interval">[0.868, 0.920]</span></div>' in index
     assert '<a href="02_train.html">About 02_train</a>' in index
     assert "<code>crop = 0.1</code>." in index
-    assert "<td>seed0</td>" in index and "0.975" in index
-    assert "Abacus" in index
+    assert ">seed0</td>" in index and ">0.975</td>" in index
+    made_with = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", index))
+    assert made_with.pop("versions").startswith("Python 3.")
+    assert made_with == {
+        "trained on": "Abacus",
+        "trained by code at commit": "c0ffee",
+        "measured by code at commit": "decade",
+        "data": "da7a",
+    }
     assert "Not a medical device" in index
 
 
@@ -154,7 +163,7 @@ def test_a_failure_leaves_the_earlier_report(built, project):
     try:
         for code, kind, sentence in (
             (
-                "raise InputError('No masks in films: add lung_masks.')",
+                "raise InputError('No masks in images: add lung_masks.')",
                 InputError,
                 "^03_attention: No masks in",
             ),
@@ -173,18 +182,31 @@ def test_a_failure_leaves_the_earlier_report(built, project):
 
 def test_notebooks_are_picked_by_how_their_names_begin(project, monkeypatch):
     monkeypatch.chdir(project)
-    assert [path.stem for path in build.chosen_notebooks([])] == ["01_data_audit", "02_train"]
     assert [path.stem for path in build.chosen_notebooks(["02"])] == ["02_train"]
     with pytest.raises(InputError, match="begins with '07'; there are 01_data_audit, 02_train"):
         build.chosen_notebooks(["01", "07"])
 
 
+def test_appendices_follow_on_data_that_are_no_phantom_or_where_they_are_asked_for(tmp_path, monkeypatch):
+    numbered, appendix = ["01_data_audit", "02_train"], "appendix_recipe_selection"
+    for name in (appendix, *numbered):
+        write(tmp_path / "notebooks" / f"{name}.ipynb")
+    monkeypatch.chdir(tmp_path)
+    for only, data, expected in (
+        ([], "phantom", numbered),
+        ([], "images", [*numbered, appendix]),
+        (["02"], "images", ["02_train"]),
+        (["appendix"], "phantom", [appendix]),
+    ):
+        assert [path.stem for path in build.chosen_notebooks(only, data)] == expected
+
+
 def test_a_report_is_named_after_its_data(tmp_path, monkeypatch):
     (tmp_path / "chest xray").mkdir()
-    (tmp_path / "films.csv").touch()
+    (tmp_path / "images.csv").touch()
     (tmp_path / "chest xray" / "manifest.csv").touch()
     monkeypatch.chdir(tmp_path / "chest xray")
-    names = {"phantom": "phantom", ".": "chest-xray", "../chest xray/": "chest-xray", "../films.csv": "films"}
+    names = {"phantom": "phantom", ".": "chest-xray", "../chest xray/": "chest-xray", "../images.csv": "images"}
     assert {data: build.default_name(data) for data in names} == names
     assert build.default_name("manifest.csv") == "chest-xray"
     with pytest.raises(InputError, match="report's name is '../x'"):
@@ -203,12 +225,10 @@ def test_the_kernel_is_this_interpreters_own(tmp_path, monkeypatch):
     assert sys.executable in terminal.splitlines()
 
 
-def test_a_drawing_is_png_and_a_photograph_jpeg(monkeypatch):
+def test_a_drawing_is_png_and_a_photograph_jpeg(published):
     import numpy as np
     from matplotlib.figure import Figure
 
-    published = []
-    monkeypatch.setattr(words, "display", lambda data, **options: published.append((data, options)))
     for pixels in (np.zeros((300, 300)), np.random.default_rng(0).random((300, 300))):
         figure = Figure()
         figure.subplots().imshow(pixels)
@@ -217,28 +237,62 @@ def test_a_drawing_is_png_and_a_photograph_jpeg(monkeypatch):
     assert published[1][1]["metadata"] == {"image/jpeg": {"alt": "pixels"}}
 
 
-def test_a_table_marks_numbers_and_escapes_text():
+def cells(html: str) -> list[list[str]]:
+    """The texts of a table's cells, row by row, each with ``>`` before it where it stands to the right."""
+    right = re.findall(r"\.(col\d+) \{\s*text-align: right;", html)
+    rows = []
+    for row in re.findall("<tr>(.*?)</tr>", html, flags=re.DOTALL):
+        found = re.findall(r'<t[dh] class="[^"]*(col\d+)" >(.*?)</t[dh]>', row)
+        rows.append([(">" if column in right else "") + text for column, text in found])
+    return rows
+
+
+def test_a_table_puts_numbers_to_the_right_and_escapes_text():
     frame = pd.DataFrame(
-        {"n": [1200, 3], "AUC": [0.9715, None], "who": ["<b>", None], "ok": [True, False]}, index=["a", "b"]
+        {"n": [1200, 3], "A<C": [0.9715, None], "who": ["<b>", None], "ok": [True, False], "any": [True, 1234.5]},
+        index=["a", "b"],
     )
     html = words.table_html(frame, "Runs & scores", digits=2)
-    assert html.startswith("<table><caption>Runs &amp; scores</caption>")
-    rows = re.findall(r"<tr>.*?</tr>", html)
-    assert rows[1] == (
-        '<tr><td>a</td><td class="number">1,200</td><td class="number">0.97</td><td>&lt;b&gt;</td><td>yes</td></tr>'
-    )
-    assert rows[2] == ('<tr><td>b</td><td class="number">3</td><td class="number">–</td><td>–</td><td>no</td></tr>')
+    assert "<caption>Runs &amp; scores</caption>" in html and "<caption>" not in words.table_html(frame)
+    assert cells(html) == [
+        ["", ">n", ">A&lt;C", "who", "ok", "any"],
+        ["a", ">1,200", ">0.97", "&lt;b&gt;", "yes", "yes"],
+        ["b", ">3", ">–", "–", "no", "1,234.50"],
+    ]
+    assert html == words.table_html(frame.copy(), "Runs & scores", digits=2)
 
 
 def test_a_table_with_two_unnamed_levels_keeps_both():
     frame = pd.DataFrame({"AUC": [0.5]}, index=pd.MultiIndex.from_tuples([("border", "conflict")]))
-    assert "<td>border</td><td>conflict</td>" in words.table_html(frame)
+    assert cells(words.table_html(frame))[1] == ["border", "conflict", ">0.500"]
 
 
 def test_an_index_that_only_counts_is_left_out_but_a_named_one_is_shown():
     frame = pd.DataFrame({"AUC": [0.5]})
-    assert words.table_html(frame).count("<td") == 1
-    assert '<th class="number">seed</th>' in words.table_html(frame.rename_axis("seed"))
+    assert cells(words.table_html(frame)) == [[">AUC"], [">0.500"]]
+    assert cells(words.table_html(frame.rename_axis("seed"))) == [[">seed", ">AUC"], [">0", ">0.500"]]
+
+
+@pytest.fixture
+def published(monkeypatch):
+    shown = []
+    monkeypatch.setattr(words, "display", lambda data, **options: shown.append((data, options)))
+    return shown
+
+
+def test_runs_are_one_line_and_each_is_left_for_the_report(published):
+    words.uses_runs(run for run in ("a", "<b>", "a"))
+    words.uses_runs(["c"])
+    (first, _), (second, _) = published
+    assert first[words.RUNS] == {"runs": ["a", "<b>"]} and second[words.RUNS] == {"runs": ["c"]}
+    assert first["text/html"] == '<p class="run">Run records <code>a</code>, <code>&lt;b&gt;</code></p>'
+    assert second["text/plain"] == "Run record c"
+
+
+def test_notes_are_quoted_and_said_once(published):
+    words.say_notes(["No masks.", "Two images left out.", "No masks."])
+    words.say_notes([])
+    assert [markdown.data for markdown, _ in published] == ["> No masks.", "> Two images left out."]
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,9 @@ def test_home_is_the_nearest_project_of_this_name(tmp_path, monkeypatch):
 def test_a_path_is_looked_for_here_before_home(tmp_path, monkeypatch):
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "cnn_xray"\n')
     here = tmp_path / "notebooks"
-    (here / "films").mkdir(parents=True)
+    (here / "images").mkdir(parents=True)
     monkeypatch.chdir(here)
-    assert storage.resolve("films") == here / "films"
+    assert storage.resolve("images") == here / "images"
     assert storage.resolve("runs") == tmp_path / "runs"
     assert storage.resolve(tmp_path / "elsewhere") == tmp_path / "elsewhere"
 
@@ -53,8 +53,8 @@ def test_the_cache_can_be_put_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CNN_XRAY_CACHE", raising=False)
     assert storage.cache_folder() == tmp_path / "cache"
-    monkeypatch.setenv("CNN_XRAY_CACHE", "/scratch/films")
-    assert storage.cache_folder() == Path("/scratch/films")
+    monkeypatch.setenv("CNN_XRAY_CACHE", "/scratch/images")
+    assert storage.cache_folder() == Path("/scratch/images")
 
 
 def test_a_file_appears_at_the_end_and_not_before(tmp_path):
@@ -169,7 +169,7 @@ def test_a_read_only_folder_is_named(tmp_path):
 
 def test_trouble_with_another_file_keeps_its_own_words(tmp_path):
     with pytest.raises(PermissionError), storage.atomic_write(tmp_path / "a.json"):
-        raise PermissionError(13, "Permission denied", "/elsewhere/film.jpeg")
+        raise PermissionError(13, "Permission denied", "/elsewhere/image.jpeg")
     assert names(tmp_path) == []
 
 

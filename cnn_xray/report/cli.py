@@ -7,6 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +17,26 @@ BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 2 for bad input (told on stderr), 1 for a failure, 130 after Ctrl-C or a kill."""
-    options = _parser().parse_args(arguments)
-    from cnn_xray.report.build import NotebookError
+    """Exit status: 0, 2 for bad input (told on stderr), 1 for a failure, 130 after Ctrl-C or a kill.
 
+    Parameters
+    ----------
+    arguments
+        Those of the command line; None: this process's own.
+    """
+    options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill tidies up like Ctrl-C
     try:
         options.command(options)
     except InputError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
-    except NotebookError as error:
-        return _failed(str(error), error.details, options)
     except KeyboardInterrupt:
         print("\nInterrupted. What was there before is unchanged; finished runs are kept.", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        return _failed(f"{type(error).__name__}: {error}", traceback.format_exc(), options)
+        _tell_failure(error, options)
+        return UNEXPECTED
     return 0
 
 
@@ -42,60 +46,66 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="report | run")
+    common = argparse.ArgumentParser(add_help=False)
+    meaning = "a parameter for every notebook that knows it, as in -p crop 0.1; may be repeated"
+    common.add_argument(
+        "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=meaning
+    )
 
     report = commands.add_parser(
         "report",
+        parents=[common],
         help="execute the notebooks and render a report",
         description="Execute the notebooks in order and render them into REPORTS/NAME: HTML pages that open "
-        "offline, the executed notebooks, index.html and runs.csv.",
+        "offline, the executed notebooks, index.html and runs.csv. The appendices follow on data that are no phantom.",
     )
     report.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
     report.add_argument("--name", default="", help="of the report; default: phantom, or the data folder's name")
     report.add_argument("--out", type=Path, default=Path("reports"), help="folder of the reports (default: reports)")
     report.add_argument("--notebooks", default="", help="only these, by how their names begin: 01,02")
     report.add_argument("--rerun", action="store_true", help="train again although the runs are recorded")
-    _add_parameters(report)
     report.set_defaults(command=_report)
 
     run = commands.add_parser(
         "run",
+        parents=[common],
         help="execute one notebook",
         description="Execute one notebook; its parameters are checked before a kernel starts. "
-        "papermill --help-notebook NOTEBOOK lists them.",
+        "notebooks/PARAMETERS.md lists them.",
     )
     run.add_argument("notebook", type=Path, help="such as notebooks/02_train.ipynb")
     run.add_argument("-o", "--out", type=Path, help="executed notebook (default: NOTEBOOK-executed.ipynb, here)")
-    _add_parameters(run)
     run.set_defaults(command=_run)
     return parser
 
 
-def _add_parameters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-p",
-        dest="parameters",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a parameter for every notebook that knows it, as in -p crop 0.1; may be repeated",
-    )
+def parse_value(text: str) -> bool | int | float | str | None:
+    """A value as papermill reads it from its command line; true, false and null in YAML's spelling too.
+
+    Parameters
+    ----------
+    text
+        Such as ``0.1``.
+    """
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    from cnn_xray.report.build import parse_value
-
-    return {name: parse_value(value) for name, value in options.parameters}
+    return {name: parse_value(value) for name, value in options.given}
 
 
 def _report(options: argparse.Namespace) -> None:
     from cnn_xray.report.build import build
 
-    given = _given(options)
+    given = _given(options) | ({"rerun": True} if options.rerun else {})
     if options.data is not None:
         given["data"] = options.data
-    if options.rerun:
-        given["rerun"] = True
     build(given, options.name, options.out, [part for part in options.notebooks.split(",") if part], sys.stdout)
 
 
@@ -118,10 +128,13 @@ def _executed(options: argparse.Namespace) -> Path:
     return options.out or Path(f"{options.notebook.stem}-executed.ipynb")
 
 
-def _failed(sentence: str, details: str, options: argparse.Namespace) -> int:
+def _tell_failure(error: Exception, options: argparse.Namespace) -> None:
     """Say what failed; its traceback goes into a file beside where the result would be."""
     from cnn_xray.storage import atomic_write
 
+    details = getattr(error, "details", "")  # of a `NotebookError`
+    sentence = str(error) if details else f"{type(error).__name__}: {error}"
+    details = details or traceback.format_exc()
     log = options.out / "failure.log" if options.command is _report else _executed(options).with_suffix(".log")
     try:
         with atomic_write(log) as handle:
@@ -130,7 +143,6 @@ def _failed(sentence: str, details: str, options: argparse.Namespace) -> int:
         print(details, sentence, sep="\n", file=sys.stderr)
     else:
         print(f"{sentence}\nThe traceback is in {log}.", file=sys.stderr)
-    return UNEXPECTED
 
 
 if __name__ == "__main__":
