@@ -1,30 +1,39 @@
-"""Patient-cluster bootstrap: how far a number would move had other patients been filmed; and tests.
+"""Patient-cluster bootstrap (how far a number would move had other patients been examined) and paired tests.
 
 Images of one patient are not independent, so patients are drawn, not images (Efron & Tibshirani 1993, ch. 8;
 Field & Welsh 2007). Drawing a patient twice counts each of its images twice: a replicate is a row of image
 weights, and any weighted statistic (``sample_weight`` in scikit-learn) gives its bootstrap replicate.
 
 The tests ``delong``, ``mcnemar`` and ``signed_rank`` take their rows as independent: one image a patient, or one
-number a patient. With several images a patient, ``bootstrap_p`` on the replicates above is the test to use.
+number a patient. With several images a patient, ``bootstrap_p`` on the replicates is the test to use.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import stats
 
 from cnn_xray import InputError
 
 REPLICATES = 2000
 UNDEFINED = 0.05  # share of replicates without a value beyond which an interval says nothing
-_Z = 1.959963984540054  # the normal quantile of a two-sided 95 % interval
+_Z = float(stats.norm.ppf(0.975))  # the normal quantile of a two-sided 95 % interval
 _EXACT = 50  # differences up to which the signed-rank distribution is enumerated, as in scipy.stats.wilcoxon
+_RULES: dict[str, tuple[Callable[..., Any], str]] = {  # by the first word of a column's name
+    "labels": (lambda v: np.isin(v, (0, 1)), "must be 0 or 1"),
+    "right": (lambda v: np.isin(v, (0, 1)), "must be False or True (0 or 1)"),
+    "probabilities": (lambda v: (v >= 0) & (v <= 1), "must lie in 0..1 (a logit needs its sigmoid; NaN: diverged)"),
+    "scores": (np.isfinite, "must be finite (NaN means a model that diverged)"),
+    "confounder": (lambda v: ~np.isinf(v), "must be finite, or NaN where unknown"),
+    "patients": (pd.notna, "must be known for every image (where they are not, a name of its own each)"),
+}
 Patients = Sequence[Any] | NDArray[Any] | pd.Series
 
 
@@ -32,18 +41,25 @@ Patients = Sequence[Any] | NDArray[Any] | pd.Series
 class Estimate:
     """A number with its interval.
 
-    value, low, high: float, NaN where undefined (low and high also where one patient alone gives no
-    interval). n: the number of images that the value rests on.
-
     ``str(e)`` gives ``0.94 [0.92, 0.96]``; ``f"{e:.3f}"`` formats each of the three numbers with ``.3f``.
+
+    Attributes
+    ----------
+    value : float
+        NaN where undefined.
+    low, high : float
+        Bounds of the 95 % interval; NaN where undefined, and where one patient alone gives none.
+    n : int
+        The number of images that the value rests on.
     """
 
     value: float
-    low: float
-    high: float
-    n: int
+    low: float = math.nan
+    high: float = math.nan
+    n: int = 0
 
     def __format__(self, spec: str) -> str:
+        """Value and bounds, each formatted by ``spec`` (``.2f`` where it is empty)."""
         spec = spec or ".2f"
         if math.isnan(self.value):
             return "undefined"
@@ -52,6 +68,7 @@ class Estimate:
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
     def __str__(self) -> str:
+        """Value and bounds with two decimals."""
         return format(self, "")
 
 
@@ -59,64 +76,176 @@ class Estimate:
 class Comparison(Estimate):
     """An Estimate with its test against "no effect".
 
-    p: two-sided. se: standard error, where the method has one. effect: effect size in -1..1, where the method
-    has one. Each is NaN where undefined or absent.
+    Attributes
+    ----------
+    p : float
+        Two-sided; NaN where undefined.
+    effect : float
+        Effect size in -1..1; NaN where the method has none.
     """
 
-    p: float
-    se: float = math.nan
+    p: float = math.nan
     effect: float = math.nan
+
+
+def checked_columns(*, least: int = 1, **columns: ArrayLike | Patients) -> list[NDArray[Any]]:
+    """Columns that describe the same images, in the order given, after each has met the rule of its name.
+
+    Parameters
+    ----------
+    least : int
+        The number of images that there must be.
+    **columns : array_like (N,)
+        The first word of a name is its rule: ``labels`` (0 or 1), ``right`` (False or True), ``probabilities``
+        (0..1), ``scores`` (finite), ``confounder`` (finite, or NaN where unknown), ``patients`` (any value, none
+        missing). By any other name: numbers, NaN and infinity among them.
+
+    Returns
+    -------
+    list of ndarray (N,)
+        Patients as text, anything else as float64.
+
+    Raises
+    ------
+    InputError
+        Where a column is not (N,) or breaks its rule; names column and row.
+    """
+    checked: dict[str, NDArray[Any]] = {}
+    for name, values in columns.items():
+        try:
+            checked[name] = np.asarray(values, object if name == "patients" else np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{name.capitalize()} must be numbers without gaps: {error}.") from error
+    shapes = [column.shape for column in checked.values()]
+    if len(set(shapes)) > 1 or len(shapes[0]) != 1 or shapes[0][0] < least:
+        given = ", ".join(f"{name} {column.shape}" for name, column in checked.items())
+        raise InputError(f"Each image needs one of each, and {least} image or more is needed: got {given}.")
+    for name, column in checked.items():
+        kept, rule = _RULES.get(name.split("_")[0], (np.isreal, ""))
+        rows = np.flatnonzero(~kept(column))
+        if len(rows):
+            raise InputError(f"{name.capitalize()} {rule}: row {rows[0]} has {column[rows[0]]} ({len(rows)} such).")
+    return [column.astype(str) if name == "patients" else column for name, column in checked.items()]
 
 
 def bootstrap_weights(patients: Patients, n: int = REPLICATES, seed: int = 0) -> NDArray[np.int16]:
     """Image weights of ``n`` bootstrap replicates, patients drawn with replacement.
 
-    patients: (N,) the patient of every image. Returns (n, N) int16: how often that image's patient was drawn;
-    usable as ``sample_weight``. A patient's draws depend on the seed and on the set of patients alone, not on
-    row order, so two models scored on the same images are resampled together. Raises InputError when a
-    patient is missing.
+    Parameters
+    ----------
+    patients : array_like (N,)
+        The patient of every image.
+    n : int
+        Replicates.
+    seed : int
+        A patient's draws depend on the seed and on the set of patients alone, not on row order, so two models
+        scored on the same images are resampled together.
+
+    Returns
+    -------
+    ndarray (n, N) int16
+        How often that image's patient was drawn; usable as ``sample_weight``.
+
+    Raises
+    ------
+    InputError
+        Where a patient is missing, or there is none.
     """
-    column = pd.Series(patients)
-    if column.isna().any():
-        raise InputError(
-            f"{int(column.isna().sum())} of {len(column)} images have no patient: fill the patient column "
-            "(a name of its own for every image if patients are unknown)."
-        )
-    if column.empty:
-        return np.zeros((n, 0), np.int16)
-    names, codes = np.unique(column.to_numpy(dtype=str), return_inverse=True)
+    (column,) = checked_columns(patients=patients)
+    names, codes = np.unique(column, return_inverse=True)
     drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=n)
     return drawn.astype(np.int16)[:, codes]
 
 
 def sample_and_replicates(patients: Patients, seed: int = 0) -> NDArray[np.int16]:
-    """`bootstrap_weights` with the sample itself (all ones) as row 0, so that value and replicates share their code.
+    """`bootstrap_weights` below the sample itself (all ones), so that value and replicates share their code.
 
-    Returns (1 + REPLICATES, N) int16.
+    Parameters
+    ----------
+    patients : array_like (N,)
+        The patient of every image.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    ndarray (1 + REPLICATES, N) int16
+        Image weights, those of the sample first.
     """
     drawn = bootstrap_weights(patients, REPLICATES, seed)
     return np.vstack([np.ones((1, drawn.shape[1]), np.int16), drawn])
 
 
-def interval(replicates: ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Percentile interval (low, high) of bootstrap replicates.
+def interval(replicates: ArrayLike) -> tuple[float, float]:
+    """95 % percentile interval of bootstrap replicates.
 
-    replicates: any shape, float; NaN (a replicate on which the statistic is undefined, such as an AUC when
-    one class was never drawn) is left out. (NaN, NaN) when no replicate is finite.
+    Parameters
+    ----------
+    replicates : array_like
+        Those not finite (an AUC when one class was never drawn) are left out.
+
+    Returns
+    -------
+    low, high : float
+        NaN when no replicate is finite.
     """
-    finite = np.asarray(replicates, np.float64).ravel()
-    finite = finite[np.isfinite(finite)]
+    finite = _finite(replicates)
     if not len(finite):
         return math.nan, math.nan
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, (0.025, 0.975))
     return float(low), float(high)
 
 
+def bootstrap_p(value: float, replicates: ArrayLike, null: float = 0.0) -> float:
+    """Two-sided p of ``null`` from bootstrap replicates, by inverting the percentile interval.
+
+    Twice the smaller share of replicates on either side of ``null``, one counted on each side besides, at most 1;
+    so never below 2 / (replicates + 1).
+
+    Parameters
+    ----------
+    value : float
+        What the replicates are replicates of.
+    replicates : array_like
+        Those not finite are left out.
+    null : float
+        The value that is tested.
+
+    Returns
+    -------
+    float
+        NaN where no replicate is finite or ``value`` is NaN.
+
+    References
+    ----------
+    Davison & Hinkley 1997, Bootstrap Methods and their Application, ch. 4.
+    """
+    finite = _finite(replicates)
+    if math.isnan(value) or not len(finite):
+        return math.nan
+    fewer = int(min((finite <= null).sum(), (finite >= null).sum()))
+    return min(1.0, 2 * (fewer + 1) / (len(finite) + 1))
+
+
 def estimate(value: float, replicates: ArrayLike, patients: Patients) -> Estimate:
-    """Put a value and its bootstrap replicates together; ``patients`` are those of the images it rests on.
+    """Put a value and its bootstrap replicates together.
 
     With fewer than two patients every replicate is the same draw: the bounds are NaN, not a false interval of
     width 0. They are NaN as well where the value is, even if some replicates are defined.
+
+    Parameters
+    ----------
+    value : float
+        On the images as they are.
+    replicates : array_like
+        The same of each bootstrap replicate.
+    patients : array_like (N,)
+        Those of the images that the value rests on.
+
+    Returns
+    -------
+    Estimate
+        With the 95 % percentile interval.
     """
     known = pd.Series(patients).nunique() > 1 and not math.isnan(value)
     low, high = interval(replicates) if known else (math.nan, math.nan)
@@ -124,153 +253,241 @@ def estimate(value: float, replicates: ArrayLike, patients: Patients) -> Estimat
 
 
 def compare(value: float, replicates: ArrayLike, patients: Patients, null: float = 0.0) -> Comparison:
-    """`estimate` with `bootstrap_p` against ``null``; p is NaN with fewer than two patients.
+    """`estimate` with `bootstrap_p` against ``null``.
 
-    Interval and p are NaN as well where more than 5 % of the replicates are undefined: those left over would be chosen
+    Interval and p are NaN where more than 5 % of the replicates are undefined too: those left over would be chosen
     by the very thing that is asked.
+
+    Parameters
+    ----------
+    value : float
+        On the images as they are.
+    replicates : array_like
+        The same of each bootstrap replicate.
+    patients : array_like (N,)
+        Those of the images that the value rests on.
+    null : float
+        The value that is tested.
+
+    Returns
+    -------
+    Comparison
+        Interval and p are NaN with fewer than two patients.
     """
-    undefined = 1 - np.isfinite(np.asarray(replicates, np.float64)).mean()
-    if undefined > UNDEFINED:
-        return Comparison(float(value), math.nan, math.nan, len(patients), math.nan)
-    p = bootstrap_p(value, replicates, null) if pd.Series(patients).nunique() > 1 else math.nan
-    return Comparison(**vars(estimate(value, replicates, patients)), p=p)
+    found = estimate(value, replicates, patients)
+    defined = np.isfinite(np.asarray(replicates, np.float64)).mean()
+    if math.isnan(found.low) or 1 - defined > UNDEFINED:
+        return Comparison(found.value, n=found.n)
+    return Comparison(**vars(found), p=bootstrap_p(value, replicates, null))
 
 
 def cluster_mean(values: ArrayLike, patients: Patients, n: int = REPLICATES, seed: int = 0) -> Estimate:
     """Mean over images with its patient-cluster bootstrap interval.
 
-    values: (N,) float; images whose value is not finite are left out (``Estimate.n`` counts the rest), and
-    only the patients that remain are resampled. patients: (N,). n: replicates. Raises InputError when the
-    lengths differ.
+    Parameters
+    ----------
+    values : array_like (N,)
+        Images whose value is not finite are left out, and only the patients that remain are resampled.
+    patients : array_like (N,)
+        The patient of every image.
+    n : int
+        Replicates.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    Estimate
+        Its ``n`` counts the images that have a value.
+
+    Raises
+    ------
+    InputError
+        Where the lengths differ or a patient is missing.
     """
-    numbers = np.asarray(values, np.float64)
-    names = np.asarray(patients, object)
-    if numbers.ndim != 1 or numbers.shape != names.shape:
-        raise InputError(f"values and patients must have one entry an image: got {numbers.shape}, {names.shape}.")
+    numbers, names = checked_columns(least=0, values=values, patients=patients)
     keep = np.isfinite(numbers)
     numbers, names = numbers[keep], names[keep]
     if not len(numbers):
-        return Estimate(math.nan, math.nan, math.nan, 0)
+        return Estimate(math.nan)
     weights = bootstrap_weights(names, n, seed).astype(np.float64)
     # A replicate that drew many-image patients weighs more images than N, so it is divided by its own weight.
     return estimate(float(numbers.mean()), weights @ numbers / weights.sum(axis=1), names)
 
 
-def paired_difference(a: ArrayLike, b: ArrayLike, patients: Patients, n: int = REPLICATES, seed: int = 0) -> Estimate:
+def paired_difference(a: ArrayLike, b: ArrayLike, patients: Patients, seed: int = 0) -> Estimate:
     """Mean of ``a − b`` within image, with its patient-cluster bootstrap interval.
 
-    a, b: (N,) float, the same images under two conditions; images undefined in either are left out
-    (listwise). Raises InputError when the lengths differ.
+    Parameters
+    ----------
+    a, b : array_like (N,)
+        The same images under two conditions; those undefined in either are left out (listwise).
+    patients : array_like (N,)
+        The patient of every image.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    Estimate
+        Its ``n`` counts the images that have both values.
+
+    Raises
+    ------
+    InputError
+        Where the lengths differ or a patient is missing.
     """
-    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if first.shape != second.shape:
-        raise InputError(f"A paired difference needs the same images twice: got {first.shape} and {second.shape}.")
+    first, second, names = checked_columns(least=0, a=a, b=b, patients=patients)
     with np.errstate(invalid="ignore"):  # inf − inf is NaN and left out like any other undefined pair
-        return cluster_mean(first - second, patients, n, seed)
+        return cluster_mean(first - second, names, seed=seed)
 
 
-def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike | None = None) -> Comparison:
-    """AUC against 0.5, or the difference of two AUCs (a − b) on the same images against 0.
+def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> Comparison:
+    """Difference of two AUCs (a − b) on the same images, with DeLong's test against 0.
 
-    DeLong, DeLong & Clarke-Pearson 1988, from midranks (Sun & Xu 2014, IEEE Signal Process. Lett. 21:1389).
+    Parameters
+    ----------
+    labels : array_like (N,)
+        0 or 1.
+    scores_a, scores_b : array_like (N,)
+        Finite, higher for label 1, on any scale; ties count half.
 
-    labels: (N,) in {0, 1}. scores_a, scores_b: (N,), higher for label 1, on any scale; ties count half. Returns
-    the AUC or difference with its standard error and the normal interval and p, the interval clipped to what
-    is possible. All NaN when a class is absent; a class with one image gives the value alone. A standard error
-    of 0 gives no interval either, and p = 1 when there is no effect, else NaN: with perfect separation the
-    method has nothing to go by, and p = 0 would be claimed of four images too. Raises InputError on other
-    labels, NaN scores and unequal lengths.
+    Returns
+    -------
+    Comparison
+        With the normal interval, clipped to −1..1. All NaN when a class is absent; a class with one image gives the
+        value alone. A standard error of 0 gives no interval, and p = 1 where there is no
+        difference, else NaN: the method has nothing to go by, and p = 0 would be claimed of four images too.
+
+    Raises
+    ------
+    InputError
+        On other labels, scores that are not finite, unequal lengths.
+
+    References
+    ----------
+    DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837.
     """
-    from scipy.stats import rankdata  # imported late, as below: half a second
-
-    y, *scores = _columns(*([labels, scores_a] if scores_b is None else [labels, scores_a, scores_b]))
-    if not np.isin(y, (0, 1)).all() or np.isnan(scores).any():
-        raise InputError("DeLong's test needs labels 0 or 1 and a score for each image: a label or score is not.")
+    y, a, b = checked_columns(labels=labels, scores_a=scores_a, scores_b=scores_b)
     positive = y == 1
     m, n = int(positive.sum()), int((~positive).sum())
     if not m or not n:
-        return Comparison(math.nan, math.nan, math.nan, len(y), math.nan)
-    # Halves of whole numbers, so exact: the negatives each positive beats, and the positives each negative loses to.
-    beats, loses = np.zeros(m), np.zeros(n)
-    for sign, score in zip((1, -1), scores, strict=False):
-        ranks = rankdata(score)
-        beats += sign * (ranks[positive] - rankdata(score[positive]))
-        loses += sign * (m - ranks[~positive] + rankdata(score[~positive]))
-    value = float(beats.mean() / n)
-    lowest, null = (0.0, 0.5) if scores_b is None else (-1.0, 0.0)
-    se = math.nan
-    if m > 1 and n > 1:
-        se = math.sqrt(beats.var(ddof=1) / n**2 / m + loses.var(ddof=1) / m**2 / n)
-    if not se > 0:
-        return Comparison(value, math.nan, math.nan, len(y), 1.0 if se == 0 and value == null else math.nan, se)
-    low, high = max(value - _Z * se, lowest), min(value + _Z * se, 1.0)
-    return Comparison(value, low, high, len(y), math.erfc(abs(value - null) / se / math.sqrt(2)), se)
+        return Comparison(math.nan, n=len(y))
+    # (m, n) by how much more a has each pair in order than b; sums of halves are exact, so equal ones have no variance.
+    of_a, of_b = (np.heaviside(score[positive][:, None] - score[~positive], 0.5) for score in (a, b))
+    gained = of_a - of_b
+    value = float(gained.mean())
+    if m == 1 or n == 1:
+        return Comparison(value, n=len(y))
+    se = math.sqrt(gained.sum(axis=1).var(ddof=1) / n**2 / m + gained.sum(axis=0).var(ddof=1) / m**2 / n)
+    if not se:
+        return Comparison(value, n=len(y), p=math.nan if value else 1.0)
+    low, high = max(value - _Z * se, -1.0), min(value + _Z * se, 1.0)
+    return Comparison(value, low, high, len(y), p=float(2 * stats.norm.sf(abs(value) / se)))
 
 
-def mcnemar(a_right: ArrayLike, b_right: ArrayLike) -> Comparison:
-    """Difference in the share of images that a and b get right (a − b), with McNemar's exact test (1947).
+def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> Comparison:
+    """Difference in the share of images that a and b get right (a − b), with McNemar's exact test.
 
-    a_right, b_right: (N,) bool, the same images. p is binomial on the images that only one gets right, 1 when
-    there are none. No interval: statsmodels has none for paired shares; ``paired_difference`` has the
-    patients'. NaN without images. Raises InputError on values that are not bool (or 0 and 1) and unequal
-    lengths.
+    Parameters
+    ----------
+    right_a, right_b : array_like (N,)
+        True (1) where the image is called rightly, else False (0); the same images.
+
+    Returns
+    -------
+    Comparison
+        p is binomial on the images that only one gets right, 1 when there are none. No interval: `paired_difference`
+        has the patients'.
+
+    Raises
+    ------
+    InputError
+        On other values, unequal lengths, no image.
+
+    References
+    ----------
+    McNemar 1947, Psychometrika 12:153.
     """
-    from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
+    from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar  # late, as below: a second
 
-    a, b = _columns(a_right, b_right)
-    if not np.isin([a, b], (0, 1)).all():
-        raise InputError("McNemar's test needs right or wrong, True or False, for each image: got other values.")
-    if not len(a):
-        return Comparison(math.nan, math.nan, math.nan, 0, math.nan)
+    a, b = checked_columns(right_a=right_a, right_b=right_b)
     table = [[np.sum((a == i) & (b == j)) for j in (1, 0)] for i in (1, 0)]
     p = float(exact_mcnemar(table, exact=True).pvalue)
-    return Comparison(float(np.sum(a - b) / len(a)), math.nan, math.nan, len(a), p)
+    return Comparison(float(np.mean(a - b)), n=len(a), p=p)
 
 
 def signed_rank(differences: ArrayLike) -> Comparison:
     """Hodges–Lehmann estimate of paired differences, with Wilcoxon's signed-rank test against 0.
 
-    differences: (N,) float; those not finite are left out (``n`` counts the rest). Returns the median of the
-    Walsh averages (dᵢ + dⱼ) / 2, i <= j, with the distribution-free interval between two of them (Hollander &
-    Wolfe 1999, § 3.2; exact up to 50 differences, then the normal rank) and p by ``scipy.stats.wilcoxon``.
-    ``effect`` is the matched-pairs rank-biserial correlation (W⁺ − W⁻) / (W⁺ + W⁻) (Kerby 2014). Zeros count in
-    the estimate and interval but, after Wilcoxon, not in p and effect: all zero is p = 1, effect NaN. Fewer
-    than 6 differences give no 95 % interval; without any, all is NaN. Memory grows with N²: 3,000 differences
-    take about 150 MB. Raises InputError on anything but numbers in one dimension.
-    """
-    from scipy import stats
+    The estimate is the median of the Walsh averages (dᵢ + dⱼ) / 2, i ≤ j; the interval lies between two of them and
+    is distribution-free, exact up to 50 differences, then by the normal rank. Memory grows with N²: 3,000 differences
+    take about 150 MB.
 
-    (d,) = _columns(differences)
+    Parameters
+    ----------
+    differences : array_like (N,)
+        Those not finite are left out.
+
+    Returns
+    -------
+    Comparison
+        ``n`` counts the finite differences; without any all else is NaN, and fewer than 6 give no interval. ``effect``
+        is the matched-pairs rank-biserial correlation (W⁺ − W⁻) / (W⁺ + W⁻). Zeros count in estimate and interval
+        but, after Wilcoxon, not in p and effect: all zero is p = 1, effect NaN.
+
+    Raises
+    ------
+    InputError
+        On anything but numbers in one dimension.
+
+    References
+    ----------
+    Hollander & Wolfe 1999, Nonparametric Statistical Methods, § 3.2; Kerby 2014, Compr. Psychol. 3:1 (effect size).
+    """
+    (d,) = checked_columns(least=0, differences=differences)
     d = d[np.isfinite(d)]
     if not len(d):
-        return Comparison(math.nan, math.nan, math.nan, 0, math.nan)
+        return Comparison(math.nan)
     i, j = np.triu_indices(len(d))
     walsh = np.sort((d[i] + d[j]) / 2)
     depth = _walsh_depth(len(d))
     low, high = (float(walsh[depth - 1]), float(walsh[-depth])) if depth else (math.nan, math.nan)
+    found = Comparison(float(np.median(walsh)), low, high, len(d), p=1.0)
     moved = d[d != 0]
-    p, effect = 1.0, math.nan
-    if len(moved):
-        p = float(stats.wilcoxon(moved).pvalue)
-        ranks = stats.rankdata(np.abs(moved))
-        effect = float(np.sum(np.sign(moved) * ranks) / ranks.sum())
-    return Comparison(float(np.median(walsh)), low, high, len(d), p, effect=effect)
+    if not len(moved):
+        return found
+    ranks = np.sign(moved) * stats.rankdata(np.abs(moved))
+    effect = float(ranks.sum() / np.abs(ranks).sum())
+    return replace(found, p=float(stats.wilcoxon(moved).pvalue), effect=effect)
 
 
-def holm(p_values: Mapping[str, float] | pd.Series | ArrayLike) -> pd.Series:
-    """Holm's (1979) adjusted p-values of one family of tests, in the order and under the names given.
+def holm(p_values: Mapping[str, float] | pd.Series) -> pd.Series:
+    """Holm's adjusted p-values of one family of tests, in the order and under the names given.
 
-    p_values: name -> p, a Series, or (K,). NaN, a test that could not be made, stays NaN and does not count in
-    the family. Raises InputError on a p outside 0..1 and on more than one dimension.
+    Parameters
+    ----------
+    p_values : mapping or Series of float
+        Name → p in 0..1. NaN, a test that could not be made, stays NaN and does not count in the family.
+
+    Returns
+    -------
+    Series of float
+        Indexed by name.
+
+    Raises
+    ------
+    InputError
+        On a p outside 0..1.
+
+    References
+    ----------
+    Holm 1979, Scand. J. Stat. 6:65.
     """
     from statsmodels.stats.multitest import multipletests
 
-    try:
-        given = dict(p_values) if isinstance(p_values, Mapping) else p_values
-        adjusted = pd.Series(given).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Holm's correction needs one p-value a test: {error}.") from error
-    made = adjusted.notna().to_numpy()
+    adjusted = pd.Series(p_values, dtype=np.float64)
+    made = adjusted.notna()
     if not adjusted[made].between(0, 1).all():
         raise InputError("Holm's correction needs p-values in 0..1: at least one is not.")
     if made.any():
@@ -278,19 +495,9 @@ def holm(p_values: Mapping[str, float] | pd.Series | ArrayLike) -> pd.Series:
     return adjusted
 
 
-def bootstrap_p(value: float, replicates: ArrayLike, null: float = 0.0) -> float:
-    """Two-sided p of ``null`` from bootstrap replicates, by inverting the percentile interval.
-
-    Twice the smaller share of replicates on either side of ``null``, one counted on each side besides (Davison
-    & Hinkley 1997, ch. 4), at most 1; so never below 2 / (replicates + 1). replicates: any shape, those not
-    finite are left out. NaN when none is left or ``value``, what they are replicates of, is NaN.
-    """
-    finite = np.asarray(replicates, np.float64).ravel()
-    finite = finite[np.isfinite(finite)]
-    if math.isnan(value) or not len(finite):
-        return math.nan
-    fewer = int(min((finite <= null).sum(), (finite >= null).sum()))
-    return min(1.0, 2 * (fewer + 1) / (len(finite) + 1))
+def _finite(values: ArrayLike) -> NDArray[np.float64]:
+    numbers = np.asarray(values, np.float64).ravel()
+    return numbers[np.isfinite(numbers)]
 
 
 def _walsh_depth(n: int) -> int:
@@ -302,14 +509,3 @@ def _walsh_depth(n: int) -> int:
     for rank in range(1, n + 1):
         chance = (np.pad(chance, (0, rank)) + np.pad(chance, (rank, 0))) / 2
     return int(np.sum(chance.cumsum() <= 0.025))
-
-
-def _columns(*arrays: ArrayLike) -> list[NDArray[np.float64]]:
-    """Each as (N,) float64, all of one length, or an InputError."""
-    try:
-        columns = [np.asarray(array, np.float64) for array in arrays]
-    except (TypeError, ValueError) as error:
-        raise InputError(f"A test needs numbers without gaps: {error}.") from error
-    if any(column.ndim != 1 or column.shape != columns[0].shape for column in columns):
-        raise InputError(f"A test needs one number an image: got {', '.join(str(c.shape) for c in columns)}.")
-    return columns
