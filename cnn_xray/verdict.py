@@ -51,48 +51,28 @@ class Verdict:
     border_shortcut: bool
 
 
+# Answers to Available, Used, the border's own and Displayed (y: yes, n: no, any: whatever it is), and the name of the
+# verdict, with its meaning. The first that fits counts.
 OWN = "The label is in the border and not as well beside it, and the network uses it"
-# Answers to Available, Used, the border's own, Displayed (None: any); name; meaning. The first that fits counts.
-SHORTCUTS: tuple[tuple[tuple[str | None, ...], str, str], ...] = (
-    ((YES, YES, YES, YES), "border shortcut", f"{OWN}; the heatmap shows it."),
-    ((YES, YES, YES, NO), "border shortcut that the heatmap hides", f"{OWN}, but its heatmap does not answer it."),
-    ((YES, YES, YES, None), "border shortcut, heatmap undecided", f"{OWN}; whether the heatmap shows it is open."),
-)
-OTHERS: tuple[tuple[tuple[str | None, ...], str, str], ...] = (
+VERDICTS: dict[tuple[str, str], str] = {
+    ("y y y y", "border shortcut"): f"{OWN}; the heatmap shows it.",
+    ("y y y n", "border shortcut that the heatmap hides"): f"{OWN}, but its heatmap does not answer it.",
+    ("y y y any", "border shortcut, heatmap undecided"): f"{OWN}; whether the heatmap shows it is open.",
+    ("y y n any", "reliance that is not the border's own"): "The network reads the label in the border, but what lies "
+    "between border and lungs, or the lungs' outline, tells it as well: a crop of the border leaves that.",
+    ("y y any any", "reliance on the border"): "The label is in the border and the network uses it. Whether the border "
+    "tells more than its neighbourhood is not decided.",
+    ("any y any any", "reliance without a known source"): "The decision moves with the border although a network that "
+    "sees the border alone is not shown to tell the classes: that network is too weak, or the border modulates what is "
+    "read elsewhere.",
+    ("y any any any", "latent risk"): "The label is in the border, but this network is not shown to use it.",
     (
-        (YES, YES, NO, None),
-        "reliance that is not the border's own",
-        "The network reads the label in the border, but what lies between border and lungs, or the lungs' outline, "
-        "tells it as well: a crop of the border leaves that.",
-    ),
-    (
-        (YES, YES, None, None),
-        "reliance on the border",
-        "The label is in the border and the network uses it. Whether the border tells more than its neighbourhood is "
-        "not decided.",
-    ),
-    (
-        (None, YES, None, None),
-        "reliance without a known source",
-        "The decision moves with the border although a network that sees the border alone is not shown to tell the "
-        "classes: that network is too weak, or the border modulates what is read elsewhere.",
-    ),
-    (
-        (YES, None, None, None),
-        "latent risk",
-        "The label is in the border, but this network is not shown to use it.",
-    ),
-    (
-        (None, None, None, YES),
+        "any any any y",
         "explanation artifact",
-        "The heatmap answers the border, but the label is not shown to be there, nor the network to use it.",
-    ),
-    (
-        (None, None, None, None),
-        "no evidence of a border shortcut",
-        "The label is not shown to be in the border, nor the network to use it.",
-    ),
-)
+    ): "The heatmap answers the border, but the label is not shown to be there, nor the network to use it.",
+    ("any any any any", "no evidence of a border shortcut"): "The label is not shown to be in the border, nor the "
+    "network to use it.",
+}
 
 
 def check_test_split(p: ProbeParameters, data: Dataset) -> None:
@@ -257,19 +237,17 @@ def judge(figures: dict[str, Comparison]) -> Verdict:
         By question.
     """
     nothing = Comparison(math.nan, math.nan, math.nan, 0, math.nan)
-    found = {question.name: figures.get(question.name, nothing) for question in QUESTIONS}
-    adjusted = holm({name: one.p for name, one in found.items()})
+    found = {question: figures.get(question.name, nothing) for question in QUESTIONS}
+    adjusted = holm({question.name: one.p for question, one in found.items()})
     rows = {
         question.name: {
             "figure": question.figure,
-            "value": found[question.name].value,
-            "low": found[question.name].low,
-            "high": found[question.name].high,
+            **{name: getattr(one, name) for name in ("value", "low", "high")},
             "p (Holm)": adjusted[question.name],
             "counts from": question.counts_from,
-            "answer": _answer(question, found[question.name], float(adjusted[question.name])),
+            "answer": _answer(question, one, float(adjusted[question.name])),
         }
-        for question in QUESTIONS
+        for question, one in found.items()
     }
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("question")
     return Verdict(table, *_conclusion({str(name): answer for name, answer in table["answer"].items()}))
@@ -289,12 +267,13 @@ def _conclusion(answers: dict[str, str]) -> tuple[str, str, bool]:
     if missing:
         return "not decided", f"{' and '.join(missing)}: the figure is not available, so there is no verdict.", False
     asked = [answers[question.name] for question in QUESTIONS[:4]]
-    return next(
-        (name, meaning, rows is SHORTCUTS)
-        for rows in (SHORTCUTS, OTHERS)
-        for wanted, name, meaning in rows
-        if all(want in (None, got) for want, got in zip(wanted, asked, strict=True))
+    letters = {YES: "y", NO: "n"}
+    pattern, name = next(
+        (pattern, name)
+        for pattern, name in VERDICTS
+        if all(want in ("any", letters.get(got)) for want, got in zip(pattern.split(), asked, strict=True))
     )
+    return name, VERDICTS[pattern, name], pattern.startswith("y y y")
 
 
 def answer_in_words(line: pd.Series) -> str:
