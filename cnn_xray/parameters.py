@@ -19,7 +19,6 @@ from pydantic.fields import FieldInfo
 from cnn_xray import InputError
 from cnn_xray.phantom import artifacts
 from cnn_xray.phantom.dataset import PhantomSpec
-from cnn_xray.storage import resolve
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}  # of pydantic's constraints
 PAGE = "notebooks/PARAMETERS.md"
@@ -494,4 +493,4 @@ def write_anew(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    write_anew(resolve("notebooks"))
+    write_anew(Path("notebooks"))

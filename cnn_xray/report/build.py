@@ -28,7 +28,15 @@ SHOWN = ("test_auc", "test_accuracy", "conflict_auc", "val_auc")  # of a run, on
 
 
 class NotebookError(RuntimeError):
-    """A notebook failed for no fault of its user; ``details`` is its traceback."""
+    """A notebook failed for no fault of its user.
+
+    Parameters
+    ----------
+    message
+        A sentence that says how.
+    details
+        Its traceback.
+    """
 
     def __init__(self, message: str, details: str):
         super().__init__(message)
