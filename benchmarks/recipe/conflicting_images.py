@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 
 from cnn_xray import InputError
 from cnn_xray.data import FITTING, Dataset
-from cnn_xray.statistics import Estimate, Patients, estimate, sample_and_replicates
+from cnn_xray.statistics import Estimate, Patients, checked_columns, estimate, sample_and_replicates
 
 LEFT_OUT = 0.12  # fraction of the images of either class that each property holds out
 
@@ -126,15 +126,10 @@ def discordant_auc(labels: ArrayLike, scores: ArrayLike, log_odds: ArrayLike, pa
     Raises
     ------
     InputError
-        On other labels and unequal lengths.
+        On other labels, unequal lengths, scores that are not finite, and without images.
     """
-    y, s, q = np.asarray(labels), np.asarray(scores, np.float64), np.asarray(log_odds, np.float64)
-    names = np.asarray(patients)
-    if y.ndim != 1 or not (y.shape == s.shape == q.shape == names.shape) or not np.isin(y, (0, 1)).all():
-        raise InputError(
-            "Discordant pairs need a label (0 or 1), a score, log-odds and a patient for each image: got "
-            f"labels {y.shape}, scores {s.shape}, log-odds {q.shape}, patients {names.shape}."
-        )
+    columns = {"labels": labels, "scores": scores, "log_odds": log_odds, "patients": patients}
+    y, s, q, names = checked_columns(**columns)
     positive, negative = y == 1, y == 0
     pairs = (q[positive][:, None] < q[negative][None, :]).astype(np.float64)
     ahead = s[positive][:, None] - s[negative][None, :]
