@@ -23,7 +23,7 @@ NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training images, split by im
 OURS = {  # by report: the network, and what its recipe was chosen on
     "kermany": (
         "**this one**",
-        "training patients; judge and more aspect-ratio jitter thought of after test results (`appendix_recipe_selection`)",
+        "training patients; criterion and more aspect-ratio jitter thought of after test results (`appendix_recipe_selection`)",
     ),
     "kermany-large": ("**this one at 224 px** (`recipe large`)", "the same, nothing chosen beyond it"),
 }
