@@ -108,9 +108,7 @@ def _images_in(folder: Path, split: str, label: str) -> list[str]:
     """Paths, relative to ``folder``, of the images of one class in one split."""
     place = folder / split / label
     if not place.is_dir():
-        raise InputError(
-            f"The class folder {place} is absent; the layout is {{train,test}}/{{NORMAL,PNEUMONIA}}/*.jpeg"
-        )
+        raise InputError(f"The folder {place} is absent: the layout is {{train,test}}/{{NORMAL,PNEUMONIA}}/*.jpeg.")
     names = [file.name for file in place.iterdir() if file.suffix.lower() in ENDINGS and file.name[0] != "."]
     if not names:
         raise InputError(f"The class folder {place} is empty: it holds no file ending in {', '.join(ENDINGS)}.")
@@ -434,12 +432,11 @@ def plant(
             f"These data have the test set {', '.join(sorted(taken))}, which planting an artifact would make from "
             "test: give artifact_rho for data with no test set but test."
         )
-    kinds = p.kinds()
+    kinds, nothing = p.kinds(), np.zeros(pixels.shape[1:], bool)
     for row, (label, split) in enumerate(zip(table["label"], table["split"], strict=True)):
         rng = np.random.default_rng(np.random.SeedSequence(p.seed, spawn_key=(row,)))
         luck, kind = rng.random(), kinds[rng.integers(len(kinds))]
-        plain, nothing = pixels[row], np.zeros(pixels[row].shape, bool)
-        lung = nothing if lungs is None else lungs[row]
+        plain, lung = pixels[row], nothing if lungs is None else lungs[row]
         painted, changed = artifacts.paint(plain, lung, p.artifact_location, kind, rng, p.artifact_amplitude)
         for name, correlation in (artifacts.test_sets(rho) if split == "test" else {split: rho}).items():
             marked = artifacts.marked(label, luck, correlation)
@@ -457,15 +454,10 @@ def _with_artifact(data: Dataset, frames: Dataset, p: DataParameters, rho: float
         canvases = (data.view.apply(one, data.placements[row]) for one in (image, mask * np.uint8(255)))
         versions.append((row, split, int(marked), *canvases))
     rows, splits, marks, seen, areas = (list(part) for part in zip(*versions, strict=True))
-    data = _taken(data, rows)
+    data = replace(_taken(data, rows), pixels=np.stack(seen), artifacts=np.stack(areas) > 0)
+    table = data.table.assign(split=splits, artifact=marks, has_artifact=True)
     note = f"An artifact ({p.artifact_kinds}, {p.artifact_location}) was planted, ρ = {rho:g}."
-    return replace(
-        data,
-        table=data.table.assign(split=splits, artifact=marks, has_artifact=True),
-        pixels=np.stack(seen),
-        artifacts=np.stack(areas) > 0,
-        notes=(*data.notes, note),
-    )
+    return replace(data, table=table, notes=(*data.notes, note))
 
 
 def _with_part(data: Dataset, p: DataParameters) -> Dataset:
