@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 import cv2
 import numpy as np
@@ -33,12 +33,12 @@ from cnn_xray.data import FITTING
 from cnn_xray.metrics import auc_with_interval, weighted_auc
 from cnn_xray.statistics import Estimate, Patients, checked_columns, estimate, sample_and_replicates
 
+Floats = NDArray[np.float64]
 STRATA = 5
 MAX_DISTANCE = 64  # bits of 255; see near_duplicates
 MIN_CORRELATION = 0.92
 _SIDES = ["original_width", "original_height"]
 _ONE_CLASS = "Images of known confounder are all of one class, or there are none: nothing to compare."
-_RIDGE_PENALTIES = np.logspace(-2, 6, 17)
 _CONSTANT = 1e-9  # a spread below this is rounding: log 400/200 − log 200/100 is not quite 0
 _THUMBNAIL = 64  # pixels a side of what is hashed and correlated
 _FREQUENCIES = 16  # the hash keeps the 16 × 16 lowest
@@ -145,8 +145,8 @@ class NearDuplicates:
     Attributes
     ----------
     pairs : DataFrame
-        One row a near-duplicate, nearest first: path_a, split_a, label_a, patient_a, the same with _b, distance (bits
-        of 255), correlation (−1..1).
+        One row a near-duplicate, nearest first: split_a, split_b, path_a, path_b, distance (bits of 255), correlation
+        (−1..1).
     counts : DataFrame
         One row a pair of splits: split_a, split_b, nearest (smallest distance of any pair, duplicate or not),
         candidates (pairs within the distance), near_duplicates (those confirmed).
@@ -275,20 +275,19 @@ def stratified_auc(
     if len(set(y)) < 2:
         return StratifiedAuc(Estimate(math.nan), Estimate(math.nan), pd.DataFrame(), _ONE_CLASS)
     stratum, weights = _quantile_bins(c), sample_and_replicates(names, seed).astype(np.float64)
-    rows, informative = [], np.zeros(len(y), bool)
-    wins, pairs = np.zeros((2, len(weights))), np.zeros(len(weights))
+    rows, wins, pairs = [], np.zeros((2, len(weights))), np.zeros(len(weights))
     for number in range(stratum.max() + 1):
         here = stratum == number
-        own = weights[:, here]
-        aucs = np.stack([weighted_auc(y[here], values[here], own) for values in (s, c)])
-        n_positive, n_negative = own @ y[here], own @ (1 - y[here])
-        wins += np.nan_to_num(aucs) * n_positive * n_negative
-        pairs += n_positive * n_negative
-        informative |= here & (n_positive[0] * n_negative[0] > 0)
-        e, counts = _estimate(aucs[0], names[here]), (int(n_positive[0]), int(n_negative[0]))
+        own, positive = weights[:, here], y[here]
+        aucs = np.stack([weighted_auc(positive, values[here], own) for values in (s, c)])
+        own_pairs = (own @ positive) * (own @ (1 - positive))
+        wins += np.nan_to_num(aucs) * own_pairs
+        pairs += own_pairs
+        e, counts = _estimate(aucs[0], names[here]), (int(positive.sum()), int((1 - positive).sum()))
         rows.append((c[here].min(), c[here].max(), *counts, e.value, e.low, e.high, aucs[1, 0]))
     columns = ["confounder_low", "confounder_high", "n_positive", "n_negative", "auc", "low", "high", "confounder_auc"]
     table = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="stratum"))
+    informative = table["auc"].notna().to_numpy()[stratum]
     note = "" if informative.any() else "No stratum has images of both classes: the confounder alone tells them apart."
     with np.errstate(invalid="ignore"):
         auc, confounder_auc = (_estimate(won / pairs, names[informative]) for won in wins)
@@ -346,9 +345,7 @@ def matched_auc(
         first, second = linear_sum_assignment(np.where(allowed, distance, forbidden))
         matches = np.stack([positives[first], negatives[second]], axis=1)[allowed[first, second]]
         matches = matches[np.argsort(matches[:, 0])]
-        note = (
-            f"No positive has a negative of another patient within {caliper:g} standard deviations of its confounder."
-        )
+        note = f"No positive has a negative of another patient within {caliper:g} standard deviations."
     rows = matches.ravel()
     if not len(rows):
         return MatchedAuc(Estimate(math.nan), Estimate(math.nan), matches, note)
@@ -404,19 +401,19 @@ def shape_probe(
     ----------
     Hoerl & Kennard 1970; Golub, Heath & Wahba 1979 (the penalty).
     """
-    x_train, x_test = np.asarray(features_train, np.float64), np.asarray(features_test, np.float64)
-    _, shape, y_train = checked_columns(features=x_train.sum(axis=1), confounder=shape_train, labels=labels_train)
+    sums = np.sum(features_train, axis=1), np.sum(features_test, axis=1)  # finite where all features are
+    _, shape, y_train = checked_columns(features=sums[0], confounder=shape_train, labels=labels_train)
     _, truth, y_test, names = checked_columns(
-        features=x_test.sum(axis=1), confounder=shape_test, labels=labels_test, patients=patients_test
+        features=sums[1], confounder=shape_test, labels=labels_test, patients=patients_test
     )
     known, scored = np.isfinite(shape), np.isfinite(truth)
-    x_train, shape, y_train = x_train[known], shape[known], y_train[known]
-    x_test, truth, y_test, names = x_test[scored], truth[scored], y_test[scored], names[scored]
+    x_train, shape, y_train = features_train[known], shape[known], y_train[known]
+    x_test, truth, y_test, names = features_test[scored], truth[scored], y_test[scored], names[scored]
     if not _varies(shape) or not _varies(truth):
         note = "Shapes are unknown or all the same, in training or on test: there is nothing to read off."
         return ShapeProbe(Estimate(math.nan), Estimate(math.nan), note)
     weights = sample_and_replicates(names, seed).astype(np.float64)
-    ridge = make_pipeline(StandardScaler(), RidgeCV(_RIDGE_PENALTIES))
+    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 6, 17)))
     error = truth - ridge.fit(x_train, shape).predict(x_test)
     r2 = _explained(weights @ error**2, _squares(truth, np.zeros(len(truth)), weights))
     error = truth - ridge.fit(_centred(x_train, y_train), _centred(shape, y_train)).predict(x_test)
@@ -433,9 +430,9 @@ def near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame, max_distance
     at 224 px:
 
     - With 255 bits an exact copy has distance 0, and the nearest two images in test and in training have 44. Copies
-      have at most 22 after changed brightness, gamma, blur or JPEG quality 30; 36 after a shift of 1 % of the width;
-      median 40 and 99 % within 58 after 2 %. MAX_DISTANCE = 64 takes the copies along, and 213 candidates between test
-      and training that are not one image.
+      have at most 18 after changed brightness, gamma, blur or JPEG quality 30; 44 after a shift of 1 % of the width;
+      median 40 and 99 % within 58 after 2 %. The two ranges overlap from 44 on. MAX_DISTANCE = 64 takes the copies
+      along, and 213 candidates between test and training that are not one image.
     - These are told apart by fine structure (ribs, vessels), without the coarse layout that all chests share. The
       correlation of different images stays below 0.63 (that of the phantom's, which are smoother, reaches 0.90); 99 %
       of the copies above are at 0.92 or more.
@@ -448,7 +445,7 @@ def near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame, max_distance
     images : ndarray (N, H, W) uint8
         Row-aligned with the table.
     table : DataFrame
-        Columns path, split, label, patient.
+        Columns path, split.
     max_distance : int
         Bits, of 255.
 
@@ -457,30 +454,25 @@ def near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame, max_distance
     NearDuplicates
         Tables without rows where there are no two splits to compare.
     """
-    thumbnails = _thumbnails(images)
-    hashes = perceptual_hash(images)
-    split = table["split"].to_numpy(object)
+    hashes, structure = perceptual_hash(images), fine_structure(images)
+    split, path = table["split"].to_numpy(object), table["path"].to_numpy(object)
     fitting = [name for name in FITTING if name in split]
     others = sorted(set(split) - set(FITTING))
-    found, counts = [], []
-    for name_a, name_b in [*combinations(fitting, 2), *((a, b) for a in fitting for b in others)]:
-        rows_a, rows_b = np.flatnonzero(split == name_a), np.flatnonzero(split == name_b)
+    pairs, counts = [], []
+    for of_pair in [*combinations(fitting, 2), *product(fitting, others)]:
+        rows_a, rows_b = (np.flatnonzero(split == name) for name in of_pair)
         distance = np.rint(cdist(hashes[rows_a], hashes[rows_b], "hamming") * hashes.shape[1]).astype(int)
         i, j = np.nonzero(distance <= max_distance)
-        correlation = shifted_correlation(thumbnails, rows_a[i], rows_b[j])
-        candidates = zip(rows_a[i], rows_b[j], distance[i, j], correlation, strict=True)
-        same = [candidate for candidate in candidates if candidate[-1] >= MIN_CORRELATION]
-        found += same
-        counts.append((name_a, name_b, distance.min(), len(i), len(same)))
-    pairs = pd.DataFrame(found, columns=["a", "b", "distance", "correlation"]).astype({"a": int, "b": int})
-    described = table.reset_index(drop=True)[["path", "split", "label", "patient"]]
-    for side in ("b", "a"):
-        of_side = described.loc[pairs.pop(side)].add_suffix(f"_{side}").reset_index(drop=True)
-        pairs = pd.concat([of_side, pairs], axis=1)
-    return NearDuplicates(
-        pairs.sort_values(["distance", "path_a", "path_b"], ignore_index=True),
-        pd.DataFrame(counts, columns=["split_a", "split_b", "nearest", "candidates", "near_duplicates"]),
-    )
+        batches = np.array_split([rows_a[i], rows_b[j]], len(i) // _BATCH + 1, axis=1)
+        correlation = np.concatenate([shifted_correlation(structure[a], structure[b]) for a, b in batches])
+        same = correlation >= MIN_CORRELATION
+        counts.append((*of_pair, distance.min(), len(same), same.sum()))
+        tested = zip(path[rows_a[i]], path[rows_b[j]], distance[i, j], correlation, strict=True)
+        pairs += [(*of_pair, *one) for one, confirmed in zip(tested, same, strict=True) if confirmed]
+    found = pd.DataFrame(pairs, columns=["split_a", "split_b", "path_a", "path_b", "distance", "correlation"])
+    found = found.sort_values(["distance", "path_a", "path_b"], ignore_index=True)
+    counted = pd.DataFrame(counts, columns=["split_a", "split_b", "nearest", "candidates", "near_duplicates"])
+    return NearDuplicates(found, counted)
 
 
 def perceptual_hash(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -502,92 +494,97 @@ def perceptual_hash(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
     ----------
     Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions.
     """
-    coefficients = dctn(_thumbnails(images).astype(np.float32), axes=(1, 2), norm="ortho")
+    coefficients = dctn(_thumbnails(images), axes=(1, 2), norm="ortho")
     low = coefficients[:, :_FREQUENCIES, :_FREQUENCIES].reshape(len(images), -1)[:, 1:]
     return low > np.median(low, axis=1, keepdims=True)
 
 
-def shifted_correlation(
-    thumbnails: NDArray[np.uint8], rows_a: NDArray[np.int64], rows_b: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Correlation of the fine structure of two images, displaced against each other as fits best.
+def fine_structure(images: NDArray[np.uint8]) -> NDArray[np.complex64]:
+    """Spectrum of what a blur takes away from a thumbnail, faded out at its edges, its sum of squares 1.
 
     Parameters
     ----------
-    thumbnails : ndarray (N, 64, 64) uint8
-        Of all images.
-    rows_a, rows_b : ndarray (M,) int
-        Which to compare.
+    images : ndarray (N, H, W) uint8
+        Of any one size.
+
+    Returns
+    -------
+    ndarray (N, 64, 33) complex64
+        Of thumbnails of 64 × 64 pixels; 0 for an image without structure.
+    """
+    fade = np.hanning(_THUMBNAIL + 2)[1:-1]
+    thumbnails = _thumbnails(images)
+    fine = (thumbnails - gaussian_filter(thumbnails, _SCALE, axes=(1, 2))) * np.outer(fade, fade).astype(np.float32)
+    size = np.linalg.norm(fine, axis=(1, 2), keepdims=True)
+    return rfft2(fine / np.where(size > 0.1, size, np.inf)).astype(np.complex64)  # less is rounding
+
+
+def shifted_correlation(structure_a: NDArray[np.complex64], structure_b: NDArray[np.complex64]) -> NDArray[np.float64]:
+    """Correlation of the fine structure of pairs of images, displaced against each other as fits best.
+
+    Parameters
+    ----------
+    structure_a, structure_b : ndarray (M, 64, 33) complex64
+        `fine_structure` of the one and the other of each pair.
 
     Returns
     -------
     ndarray (M,) float64
-        In −1..1: the largest cross-correlation over shifts of up to 4 pixels (6 %) in steps of half a pixel, taken from
-        the spectra by a matrix product. A flat image and any other give 0.
+        In −1..1: the largest cross-correlation over shifts of up to 4 pixels of the thumbnail (6 %) in steps of half a
+        pixel, taken from the spectra by a matrix product. An image without structure has 0 with any.
 
     References
     ----------
     Guizar-Sicairos, Thurman & Fienup 2008, Opt. Lett. 33:156.
     """
-    fade = np.hanning(_THUMBNAIL + 2)[1:-1]
-    images = thumbnails.astype(np.float32)
-    fine = (images - gaussian_filter(images, _SCALE, axes=(1, 2))) * np.outer(fade, fade).astype(np.float32)
-    size = np.linalg.norm(fine, axis=(1, 2), keepdims=True)
-    spectra = rfft2(fine / np.where(size > 0.1, size, np.inf)).astype(np.complex64)  # flat: rounding, no structure
-    half = np.where(np.isin(np.arange(_THUMBNAIL // 2 + 1), (0, _THUMBNAIL // 2)), 1, 2)  # the rest is its mirror
     shifts = np.arange(-_SHIFT, _SHIFT + 0.25, 0.5)
+    half = np.where(np.isin(np.arange(_THUMBNAIL // 2 + 1), (0, _THUMBNAIL // 2)), 1, 2)  # the rest is its mirror
     down = np.exp(2j * np.pi * np.outer(shifts, np.fft.fftfreq(_THUMBNAIL))).astype(np.complex64)
     across = np.exp(2j * np.pi * np.outer(np.fft.rfftfreq(_THUMBNAIL), shifts)) * half[:, None] / _THUMBNAIL**2
-    result = np.empty(len(rows_a))
-    for start in range(0, len(rows_a), _BATCH):
-        part = slice(start, start + _BATCH)
-        product = spectra[rows_a[part]] * spectra[rows_b[part]].conj()
-        result[part] = (down @ (product @ across.astype(np.complex64))).real.max(axis=(1, 2))
-    return result
+    both = structure_a * structure_b.conj()
+    return (down @ (both @ across.astype(np.complex64))).real.max(axis=(1, 2))
 
 
-def _log_sizes(table: pd.DataFrame) -> NDArray[np.float64]:
+def _log_sizes(table: pd.DataFrame) -> Floats:
     """(N, 4): log W, log H, log W/H, log W·H; NaN where a side is unknown or not positive."""
     sides = table[_SIDES].astype("Float64").to_numpy(np.float64, na_value=np.nan)
     w, h = np.log(np.where(sides > 0, sides, np.nan)).T
     return np.stack([w, h, w - h, w + h], axis=1)
 
 
-def _estimate(values: NDArray[np.float64], patients: NDArray[np.str_]) -> Estimate:
+def _estimate(values: Floats, patients: NDArray[np.str_]) -> Estimate:
     """Of (1 + n,) numbers, the observed one first."""
     return estimate(float(values[0]), values[1:], patients)
 
 
-def _quantile_bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
+def _quantile_bins(values: Floats) -> NDArray[np.int64]:
     """(N,) number of the quantile bin, from 0 without gaps; equal values share a bin, at most STRATA of them."""
     middle = (rankdata(values) - 0.5) / len(values)  # ties share their mean rank
     return np.unique((middle * STRATA).astype(np.int64), return_inverse=True)[1]
 
 
-def _varies(values: NDArray[np.float64]) -> bool:
+def _varies(values: Floats) -> bool:
     return len(values) > 0 and bool(values.std() > _CONSTANT)
 
 
-def _centred(values: NDArray[np.float64], labels: NDArray[np.float64]) -> NDArray[np.float64]:
+def _centred(values: Floats, labels: Floats) -> Floats:
     """Values, (N,) or (N, K), less the mean of their class."""
     means = pd.DataFrame(values).groupby(labels).transform("mean")
     return values - means.to_numpy().reshape(values.shape)
 
 
-def _squares(
-    values: NDArray[np.float64], labels: NDArray[np.float64], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _squares(values: Floats, labels: Floats, weights: Floats) -> Floats:
     """Weighted sum of squares about the weighted mean of each class, for every row of (n, N) weights."""
     v, classes = _centred(values, labels), labels[:, None] == np.unique(labels)
     return weights @ v**2 - sum((weights @ (v * of)) ** 2 / np.maximum(weights @ of, 1) for of in classes.T)
 
 
-def _explained(residual: NDArray[np.float64], total: NDArray[np.float64]) -> NDArray[np.float64]:
+def _explained(residual: Floats, total: Floats) -> Floats:
     """1 − residual/total, NaN for a replicate whose shapes are all equal."""
     return 1 - residual / np.where(total > _CONSTANT, total, np.nan)
 
 
-def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, 64, 64) uint8, by area averaging."""
+def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(N, 64, 64) by area averaging, in steps of grey."""
     sides = (_THUMBNAIL, _THUMBNAIL)
-    return np.stack([cv2.resize(image, sides, interpolation=cv2.INTER_AREA) for image in images])
+    return np.stack([cv2.resize(image, sides, interpolation=cv2.INTER_AREA) for image in images]).astype(np.float32)

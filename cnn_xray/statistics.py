@@ -61,12 +61,9 @@ class Estimate:
 
     def __format__(self, spec: str) -> str:
         """Value and bounds, each formatted by ``spec`` (``.2f`` where it is empty)."""
-        spec = spec or ".2f"
-        if math.isnan(self.value):
-            return "undefined"
-        if math.isnan(self.low) or math.isnan(self.high):
-            return f"{self.value:{spec}} [no interval]"
-        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+        value, low, high = (format(number, spec or ".2f") for number in (self.value, self.low, self.high))
+        bounds = "no interval" if math.isnan(self.low) else f"{low}, {high}"
+        return "undefined" if math.isnan(self.value) else f"{value} [{bounds}]"
 
     def __str__(self) -> str:
         """Value and bounds with two decimals."""
@@ -371,14 +368,12 @@ def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> Compa
     """
     y, a, b = checked_columns(labels=labels, scores_a=scores_a, scores_b=scores_b)
     positive = y == 1
-    m, n = int(positive.sum()), int((~positive).sum())
-    if not m or not n:
-        return Comparison(math.nan, n=len(y))
     # (m, n) by how much more a has each pair in order than b; sums of halves are exact, so equal ones have no variance.
     of_a, of_b = (np.heaviside(score[positive][:, None] - score[~positive], 0.5) for score in (a, b))
     gained = of_a - of_b
-    value = float(gained.mean())
-    if m == 1 or n == 1:
+    m, n = gained.shape
+    value = float(gained.mean()) if gained.size else math.nan
+    if m < 2 or n < 2:
         return Comparison(value, n=len(y))
     se = math.sqrt(gained.sum(axis=1).var(ddof=1) / n**2 / m + gained.sum(axis=0).var(ddof=1) / m**2 / n)
     if not se:
