@@ -463,7 +463,7 @@ def near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame, max_distance
         rows_a, rows_b = (np.flatnonzero(split == name) for name in of_pair)
         distance = np.rint(cdist(hashes[rows_a], hashes[rows_b], "hamming") * hashes.shape[1]).astype(int)
         i, j = np.nonzero(distance <= max_distance)
-        batches = np.array_split([rows_a[i], rows_b[j]], len(i) // _BATCH + 1, axis=1)
+        batches = np.array_split(np.stack([rows_a[i], rows_b[j]]), len(i) // _BATCH + 1, axis=1)
         correlation = np.concatenate([shifted_correlation(structure[a], structure[b]) for a, b in batches])
         same = correlation >= MIN_CORRELATION
         counts.append((*of_pair, distance.min(), len(same), same.sum()))
