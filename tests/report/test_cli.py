@@ -15,7 +15,7 @@ from tiny_notebooks import write
 from cnn_xray.report import build
 from cnn_xray.report.cli import main, parse_value
 
-ROOT = Path(build.__file__).parents[1]
+ROOT = Path(build.__file__).parents[2]
 
 
 @pytest.fixture

@@ -1,0 +1,86 @@
+"""What notebooks show: figures in few bytes, tables that line up, and what is left for the report to collect."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from cnn_xray.report import words
+
+
+@pytest.fixture
+def published(monkeypatch):
+    shown = []
+    monkeypatch.setattr(words, "display", lambda data, **options: shown.append((data, options)))
+    return shown
+
+
+def test_a_drawing_is_png_and_a_photograph_jpeg(published):
+    for pixels in (np.zeros((300, 300)), np.random.default_rng(0).random((300, 300))):
+        figure = Figure()
+        figure.subplots().imshow(pixels)
+        words.show(figure, alt="pixels")
+    assert [kind for data, _ in published for kind in data if "image" in kind] == ["image/png", "image/jpeg"]
+    assert published[1][1]["metadata"] == {"image/jpeg": {"alt": "pixels"}}
+
+
+def cells(html: str) -> list[list[str]]:
+    """The texts of a table's cells, row by row, each with ``>`` before it where it stands to the right."""
+    right = re.findall(r"\.(col\d+) \{\s*text-align: right;", html)
+    rows = []
+    for row in re.findall("<tr>(.*?)</tr>", html, flags=re.DOTALL):
+        found = re.findall(r'<t[dh] class="[^"]*(col\d+)" >(.*?)</t[dh]>', row)
+        rows.append([(">" if column in right else "") + text for column, text in found])
+    return rows
+
+
+def test_a_table_puts_numbers_to_the_right_and_escapes_text():
+    frame = pd.DataFrame(
+        {"n": [1200, 3], "A<C": [0.9715, None], "who": ["<b>", None], "ok": [True, False], "any": [True, 1234.5]},
+        index=["a", "b"],
+    )
+    html = words.table_html(frame, "Runs & scores", digits=2)
+    assert "<caption>Runs &amp; scores</caption>" in html and "<caption>" not in words.table_html(frame)
+    assert cells(html) == [
+        ["", ">n", ">A&lt;C", "who", "ok", "any"],
+        ["a", ">1,200", ">0.97", "&lt;b&gt;", "yes", "yes"],
+        ["b", ">3", ">–", "–", "no", "1,234.50"],
+    ]
+    assert html == words.table_html(frame.copy(), "Runs & scores", digits=2)
+
+
+def test_a_table_with_two_unnamed_levels_keeps_both():
+    frame = pd.DataFrame({"AUC": [0.5]}, index=pd.MultiIndex.from_tuples([("border", "conflict")]))
+    assert cells(words.table_html(frame))[1] == ["border", "conflict", ">0.500"]
+
+
+def test_an_index_that_only_counts_is_left_out_but_a_named_one_is_shown():
+    frame = pd.DataFrame({"AUC": [0.5]})
+    assert cells(words.table_html(frame)) == [[">AUC"], [">0.500"]]
+    assert cells(words.table_html(frame.rename_axis("seed"))) == [[">seed", ">AUC"], [">0", ">0.500"]]
+
+
+def test_runs_are_one_line_and_each_is_left_for_the_report(published):
+    words.uses_runs(run for run in ("a", "<b>", "a"))
+    words.uses_runs(["c"])
+    (first, _), (second, _) = published
+    assert first[words.RUNS] == {"runs": ["a", "<b>"]} and second[words.RUNS] == {"runs": ["c"]}
+    assert first["text/html"] == '<p class="run">Run records <code>a</code>, <code>&lt;b&gt;</code></p>'
+    assert second["text/plain"] == "Run record c"
+
+
+def test_notes_are_quoted_and_said_once(published):
+    words.say_notes(["No masks.", "Two images left out.", "No masks."])
+    words.say_notes([])
+    assert [markdown.data for markdown, _ in published] == ["> No masks.", "> Two images left out."]
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(0.0004, "< 0.001"), (0.001, "0.001"), (0.0471, "0.047"), (float("nan"), "–")]
+)
+def test_a_small_p_is_not_shown_as_zero(p, shown):
+    assert words.p_value(p) == shown
