@@ -65,7 +65,7 @@ class SizeProbe:
         A sentence when the number needs one, or "".
     """
 
-    probabilities: NDArray[np.float64]
+    probabilities: Floats
     auc: Estimate
     n_train: int
     unknown_train: int
@@ -212,7 +212,7 @@ def median_sizes(table: pd.DataFrame) -> pd.DataFrame:
     return medians
 
 
-def log_odds(probabilities: ArrayLike) -> NDArray[np.float64]:
+def log_odds(probabilities: ArrayLike) -> Floats:
     """log p/(1 − p), the scale on which to stratify and match.
 
     Parameters
@@ -364,7 +364,7 @@ def shape_probe(
     patients_test: Patients,
     seed: int = 0,
 ) -> ShapeProbe:
-    """Ridge regression of the images' shape on a network's pooled features: does the network know the shape?
+    """How much of the images' shape a ridge regression reads off a network's pooled features.
 
     Knowing is not using: a feature can carry the shape and the last layer ignore it. Fit on rows that the network was
     not trained on (validation), score on test. Features are standardised, the penalty is chosen by leave-one-out.
@@ -376,13 +376,13 @@ def shape_probe(
 
     Parameters
     ----------
-    features_train, features_test : ndarray (N, K) float
-        Finite.
-    shape_train, shape_test : array_like (N,)
-        Log aspect ratio, or any continuous nuisance; NaN where unknown (left out).
-    labels_train, labels_test : array_like (N,)
+    features_train, shape_train : ndarray (N, K), array_like (N,)
+        Finite features; log aspect ratio, or any continuous nuisance, NaN where unknown (left out).
+    features_test, shape_test : ndarray (M, K), array_like (M,)
+        The same of the images that are scored.
+    labels_train, labels_test : array_like (N,), (M,)
         0 or 1.
-    patients_test : array_like (N,)
+    patients_test : array_like (M,)
         The patient of every test image.
     seed : int
         Of the bootstrap.
@@ -476,9 +476,10 @@ def near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame, max_distance
 
 
 def perceptual_hash(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The 255-bit pHash of every image: is that low-frequency cosine coefficient above the median of all of them?
+    """The 255-bit pHash of every image.
 
-    Brightness and contrast cancel, since the constant term is left out and only the order of the others counts.
+    A bit says whether that low-frequency cosine coefficient lies above the median of all of them. Brightness and
+    contrast cancel, since the constant term is left out and only the order of the others counts.
 
     Parameters
     ----------
@@ -519,7 +520,7 @@ def fine_structure(images: NDArray[np.uint8]) -> NDArray[np.complex64]:
     return rfft2(fine / np.where(size > 0.1, size, np.inf)).astype(np.complex64)  # less is rounding
 
 
-def shifted_correlation(structure_a: NDArray[np.complex64], structure_b: NDArray[np.complex64]) -> NDArray[np.float64]:
+def shifted_correlation(structure_a: NDArray[np.complex64], structure_b: NDArray[np.complex64]) -> Floats:
     """Correlation of the fine structure of pairs of images, displaced against each other as fits best.
 
     Parameters

@@ -286,6 +286,11 @@ def learned_prevalence(balance: str, labels: pd.Series) -> float:
         weights, sampling or none, as in `TrainParameters`.
     labels : Series of int
         0 or 1, of the images that the network was trained on, or of a sample like them.
+
+    Returns
+    -------
+    float
+        In 0..1.
     """
     return float(labels.mean()) if balance == "none" else 0.5
 

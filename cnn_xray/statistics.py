@@ -170,8 +170,7 @@ def sample_and_replicates(patients: Patients, seed: int = 0) -> NDArray[np.int16
     ndarray (1 + REPLICATES, N) int16
         Image weights, those of the sample first.
     """
-    drawn = bootstrap_weights(patients, REPLICATES, seed)
-    return np.vstack([np.ones((1, drawn.shape[1]), np.int16), drawn])
+    return np.insert(bootstrap_weights(patients, REPLICATES, seed), 0, 1, axis=0)
 
 
 def interval(replicates: ArrayLike) -> tuple[float, float]:
