@@ -1,7 +1,7 @@
 # make report    the notebooks on the built-in phantom -> reports/phantom/
 # make report DATA=path/to/chest_xray [NAME=kermany] [ARGS="-p crop 0.1"]    on real images -> reports/NAME/
 # make test      every check and every test
-# make check     ruff, formatting, types
+# make check     ruff, formatting, types, docstrings
 # make format    let ruff repair and format the code
 # make clean     remove .venv, the cache and what tools left behind (runs/ and reports/ stay)
 #
@@ -31,6 +31,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/numpydoc lint cnn_xray/*.py cnn_xray/*/*.py
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

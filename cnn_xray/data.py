@@ -315,10 +315,25 @@ def load_dataset(p: DataParameters, view: View | None = None, splits: Sequence[s
     return data if p.labels == "true" else _with_permuted_labels(data, p.seed)
 
 
+def _phantom_spec(p: DataParameters) -> dataset.PhantomSpec:
+    """The phantom that the parameters describe; a test set is a quarter of its training images, 24..300."""
+    return dataset.PhantomSpec(
+        images=p.phantom_images,
+        test_images=min(max(p.phantom_images // 4, 24), 300),
+        size=max(p.side, 128),
+        rho=0.95 if p.rho is None else p.rho,
+        location=p.artifact_location,
+        kinds=p.kinds(),
+        amplitude=p.artifact_amplitude,
+        signal=p.phantom_signal,
+        seed=p.seed,
+    )
+
+
 def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Dataset:
     """The images as they are, train and val divided anew."""
     cache = cache_folder()
-    phantom = dataset.write(p.phantom_spec(), cache / "phantoms") if p.data == PHANTOM else None
+    phantom = dataset.write(_phantom_spec(p), cache / "phantoms") if p.data == PHANTOM else None
     source = read_manifest(phantom / "manifest.csv" if phantom else resolve(p.data))
     table, notes = source.table, list(source.notes)
     if splits is not None:

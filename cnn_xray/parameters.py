@@ -18,7 +18,6 @@ from pydantic.fields import FieldInfo
 
 from cnn_xray import InputError
 from cnn_xray.phantom import artifacts
-from cnn_xray.phantom.dataset import PhantomSpec
 
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}  # of pydantic's constraints
 PAGE = "notebooks/PARAMETERS.md"
@@ -302,20 +301,6 @@ class DataParameters(Parameters):
     def rho(self) -> float | None:
         """Correlation of artifact and label in training; None where nothing is planted."""
         return 0.95 if self.artifact_rho is None and self.data == PHANTOM else self.artifact_rho
-
-    def phantom_spec(self) -> PhantomSpec:
-        """The phantom these parameters describe; a test set is a quarter of its training images, 24..300."""
-        return PhantomSpec(
-            images=self.phantom_images,
-            test_images=min(max(self.phantom_images // 4, 24), 300),
-            size=max(self.side, 128),
-            rho=0.95 if self.rho is None else self.rho,
-            location=self.artifact_location,
-            kinds=self.kinds(),
-            amplitude=self.artifact_amplitude,
-            signal=self.phantom_signal,
-            seed=self.seed,
-        )
 
 
 class AuditParameters(DataParameters):

@@ -9,7 +9,15 @@ import pytest
 from PIL import Image
 
 from cnn_xray import InputError, geometry
-from cnn_xray.data import FITTING, load_dataset, patients_in_two_splits, plant, read_manifest, validation_split
+from cnn_xray.data import (
+    FITTING,
+    _phantom_spec,
+    load_dataset,
+    patients_in_two_splits,
+    plant,
+    read_manifest,
+    validation_split,
+)
 from cnn_xray.geometry import View
 from cnn_xray.parameters import DataParameters
 
@@ -698,3 +706,13 @@ def test_only_a_part_of_planted_images_can_be_kept(real):
     for name in TEST_SETS:  # the marker lies in the border, so the centres are the same
         np.testing.assert_array_equal(centre.pixels[centre.rows(name)], centre.pixels[centre.rows("clean")])
         assert name == "clean" or (border.pixels[border.rows(name)] != border.pixels[border.rows("clean")]).any()
+
+
+def test_the_phantom_follows_the_parameters():
+    spec = _phantom_spec(DataParameters(phantom_images=200, artifact_rho=0.0, image_size=256, seed=7))
+    assert (spec.images, spec.test_images, spec.rho, spec.size, spec.seed) == (200, 50, 0.0, 256, 7)
+    small, large = (
+        _phantom_spec(DataParameters(phantom_images=80)),
+        _phantom_spec(DataParameters(phantom_images=5000)),
+    )
+    assert (small.test_images, large.test_images, small.size) == (24, 300, 128)

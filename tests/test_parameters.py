@@ -94,7 +94,7 @@ def test_a_whole_number_is_a_number():
 def test_artifacts_that_cannot_be_are_refused():
     assert "'marker' cannot be at the location 'global'" in refusal(DataParameters, artifact_location="global")
     p = DataParameters.from_mapping({"artifact_location": "inside", "artifact_kinds": "marker, tubing"})
-    assert p.phantom_spec().kinds == ("marker", "tubing")
+    assert p.kinds() == ("marker", "tubing")
 
 
 def test_the_second_arm_must_crop_more_than_the_first():
@@ -182,16 +182,6 @@ def test_probes_stay_small_whatever_the_recipe():
     for recipe in ("default", "large"):
         p = ShortcutParameters(data="images", recipe=recipe).probe().resolved()
         assert (p.image_size, p.width, p.epochs, p.patience) == (96, 16, 8, 8)
-
-
-def test_the_phantom_follows_the_parameters():
-    spec = DataParameters(phantom_images=200, artifact_rho=0.0, image_size=256, seed=7).phantom_spec()
-    assert (spec.images, spec.test_images, spec.rho, spec.size, spec.seed) == (200, 50, 0.0, 256, 7)
-    small, large = (
-        DataParameters(phantom_images=80).phantom_spec(),
-        DataParameters(phantom_images=5000).phantom_spec(),
-    )
-    assert (small.test_images, large.test_images, small.size) == (24, 300, 128)
 
 
 def test_names_come_from_cells_that_only_assign_literals():
