@@ -110,7 +110,7 @@ def test_tau_and_flips_of_four_images_worked_by_hand():
     assert found["tau NORMAL"].value == pytest.approx((4 + 5) / 2)
     assert found["tau PNEUMONIA"].value == pytest.approx((6.5 + 2.5) / 2)
     assert found["R"].value == pytest.approx(4.5 / ((-1 + 3) / 2 - (-4 - 3) / 2))
-    # NORMAL with border 80 is decided PNEUMONIA, with 40 not. Image 40 is decided NORMAL and changes with border 80 alone.
+    # NORMAL with border 80 is decided PNEUMONIA, with 40 not. Image 40 is decided NORMAL and changes with 80 alone.
     assert found["flips cross NORMAL"].value == 0.5 and found["flips same NORMAL"].value == 0
     assert found["flips cross PNEUMONIA"].value == 0.5 and found["flips same PNEUMONIA"].value == 1
     assert sorted(found) == sorted(FIGURES)
@@ -406,7 +406,7 @@ def test_one_row_an_image_fill_and_place():
 
 
 def test_the_mean_fill_of_a_border_worked_by_hand():
-    # 240 of 1024 pixels are border. Image 0: z = 10; its mean grey, (200 · 240 + 40 · 784) / 1024 = 77.5, is painted 78.
+    # 240 of 1024 pixels are border. Image 0: z = 10; mean grey (200 · 240 + 40 · 784) / 1024 = 77.5, painted as 78.
     # Image 1: z = −6; mean grey (40 · 240 + 180 · 784) / 1024 = 147.2: 10.7 logits for NORMAL gone. Image 2: one grey.
     found = occlude(of_edge, two_tone([200, 40, 100], [40, 180, 100]))
     np.testing.assert_allclose(at(found, "mean", "border"), [12.2, 10.7, 0], atol=1e-5)

@@ -22,7 +22,7 @@ LINEAR = TrainParameters(
 
 
 def bright_or_dark(count, seed):
-    """Images whose class is the brightness of the centre: learnt in a few steps."""
+    """Images whose class is the brightness of the centre: learned in a few steps."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     images = rng.integers(60, 120, (count, 32, 32))
@@ -287,7 +287,7 @@ def test_label_smoothing_by_hand():
 
 # ---- which weights are kept
 
-INVERTED = black_or_white([0, 1] * 8)[0], np.array([1, 0] * 8)  # the more is learnt, the worse is the validation
+INVERTED = black_or_white([0, 1] * 8)[0], np.array([1, 0] * 8)  # the more is learned, the worse is the validation
 
 
 def test_the_best_epoch_is_kept_and_training_stops_when_patience_is_out():
