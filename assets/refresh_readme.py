@@ -23,7 +23,8 @@ NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training images, split by im
 OURS = {  # by report: the network, and what its recipe was chosen on
     "kermany": (
         "**this one**",
-        "training patients; criterion and more aspect-ratio jitter thought of after test results (`appendix_recipe_selection`)",
+        "training patients; criterion and more aspect-ratio jitter thought of after test results "
+        "(`appendix_recipe_selection`)",
     ),
     "kermany-large": ("**this one at 224 px** (`recipe large`)", "the same, nothing chosen beyond it"),
 }
@@ -80,7 +81,7 @@ def results() -> str:
 
 
 def full(report: str) -> pd.DataFrame:
-    """A report's networks trained in full on all training images, without the small probes and the one that lacks the bias-conflicting images."""
+    """A report's networks trained in full on all training images: no small probes, none without the strata."""
     runs = pd.read_csv(ROOT / "reports" / report / "runs.csv").dropna(subset="test_auc")
     return runs[runs["epochs"] == runs["epochs"].max()]
 

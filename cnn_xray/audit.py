@@ -12,6 +12,7 @@ stands beside the confounder's own AUC on the same images, because strata and pa
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -23,13 +24,14 @@ from scipy.fft import dctn, rfft2
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
+from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cnn_xray import InputError
-from cnn_xray.data import FITTING
+from cnn_xray.data import FITTING, Dataset
 from cnn_xray.metrics import auc_with_interval, weighted_auc
 from cnn_xray.statistics import Estimate, Patients, checked_columns, estimate, sample_and_replicates
 
@@ -354,37 +356,25 @@ def matched_auc(
     return MatchedAuc(auc, confounder_auc, matches, "")
 
 
-def shape_probe(
-    features_train: NDArray[np.floating],
-    shape_train: ArrayLike,
-    features_test: NDArray[np.floating],
-    shape_test: ArrayLike,
-    labels_train: ArrayLike,
-    labels_test: ArrayLike,
-    patients_test: Patients,
-    seed: int = 0,
-) -> ShapeProbe:
-    """How much of the images' shape a ridge regression reads off a network's pooled features.
+def shape_probe(features: Callable[[np.ndarray], np.ndarray], data: Dataset, seed: int = 0) -> ShapeProbe:
+    """How much of the images' shape, log W/H, a ridge regression reads off a network's pooled features.
 
-    Knowing is not using: a feature can carry the shape and the last layer ignore it. Fit on rows that the network was
-    not trained on (validation), score on test. Features are standardised, the penalty is chosen by leave-one-out.
+    Knowing is not using: a feature can carry the shape and the last layer ignore it. Fit on validation images, which
+    the network was not trained on, scored on test images. Features are standardised, the penalty is chosen by
+    leave-one-out.
 
     Shape goes with the label, so a network that knows the label alone knows some shape. Within class the model is
-    therefore fitted on features and shape less their class means, and on the test rows prediction and shape are centred
-    by class too: a constant error between the splits counts against r2 and not against r2_within_class, which can hence
-    be the larger. The bootstrap draws test patients, with the fit held fixed.
+    therefore fitted on features and shape less their class means, and on the test images prediction and shape are
+    centred by class too: a constant error between the splits counts against r2 and not against r2_within_class, which
+    can hence be the larger. The bootstrap draws test patients, with the fit held fixed.
 
     Parameters
     ----------
-    features_train, shape_train : ndarray (N, K), array_like (N,)
-        Finite features; log aspect ratio, or any continuous nuisance, NaN where unknown (left out).
-    features_test, shape_test : ndarray (M, K), array_like (M,)
-        The same of the images that are scored.
-    labels_train, labels_test : array_like (N,), (M,)
-        0 or 1.
-    patients_test : array_like (M,)
-        The patient of every test image.
-    seed : int
+    features
+        Images (N, S, S) uint8 → (N, K) finite.
+    data
+        The images; those of unknown size are left out.
+    seed
         Of the bootstrap.
 
     Returns
@@ -392,33 +382,63 @@ def shape_probe(
     ShapeProbe
         NaN, with a note, where shape does not vary (the phantom's images are all square).
 
-    Raises
-    ------
-    InputError
-        On other labels, features that are not finite, an infinite shape, unequal lengths.
-
     References
     ----------
     Hoerl & Kennard 1970; Golub, Heath & Wahba 1979 (the penalty).
     """
-    sums = np.sum(features_train, axis=1), np.sum(features_test, axis=1)  # finite where all features are
-    _, shape, y_train = checked_columns(features=sums[0], confounder=shape_train, labels=labels_train)
-    _, truth, y_test, names = checked_columns(
-        features=sums[1], confounder=shape_test, labels=labels_test, patients=patients_test
-    )
-    known, scored = np.isfinite(shape), np.isfinite(truth)
-    x_train, shape, y_train = features_train[known], shape[known], y_train[known]
-    x_test, truth, y_test, names = features_test[scored], truth[scored], y_test[scored], names[scored]
-    if not _varies(shape) or not _varies(truth):
+    sides, labels = data.table[_SIDES].astype("Float64").astype(np.float64).to_numpy(), data.table["label"].to_numpy()
+    shape = np.log(sides[:, 0] / sides[:, 1])
+    fitted, scored = (rows[np.isfinite(shape[rows])] for rows in (data.rows("val"), data.rows("test")))
+    if not _varies(shape[fitted]) or not _varies(shape[scored]):
         note = "Shapes are unknown or all the same, in training or on test: there is nothing to read off."
         return ShapeProbe(Estimate(math.nan), Estimate(math.nan), note)
+    x_train, x_test = features(data.pixels[fitted]), features(data.pixels[scored])
+    y_train, y_test, truth = labels[fitted], labels[scored], shape[scored]
+    names = data.table["patient"].to_numpy()[scored]
     weights = sample_and_replicates(names, seed).astype(np.float64)
     ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 6, 17)))
-    error = truth - ridge.fit(x_train, shape).predict(x_test)
+    error = truth - ridge.fit(x_train, shape[fitted]).predict(x_test)
     r2 = _explained(weights @ error**2, _squares(truth, np.zeros(len(truth)), weights))
-    error = truth - ridge.fit(_centred(x_train, y_train), _centred(shape, y_train)).predict(x_test)
+    error = truth - ridge.fit(_centred(x_train, y_train), _centred(shape[fitted], y_train)).predict(x_test)
     within = _explained(_squares(error, y_test, weights), _squares(truth, y_test, weights))
     return ShapeProbe(_estimate(r2, names), _estimate(within, names), "")
+
+
+def auc_where_size_tells_little(
+    labels: ArrayLike, scores: ArrayLike, probe: SizeProbe, patients: Patients, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """AUC of a network and of size alone where size tells less and less, and the strata.
+
+    Parameters
+    ----------
+    labels, scores, patients : array_like (N,)
+        Of the test images; scores are logits.
+    probe
+        `size_only_probe` of the same images.
+    seed
+        Of the bootstrap.
+
+    Returns
+    -------
+    tuple
+        One row a way (all images; within five strata of the size probe's log-odds; matched on them, calipers 0.2 and
+        0.05), columns network and size alone (Estimates) and images; and `StratifiedAuc.table`. Both are empty without
+        sizes that differ.
+    """
+    odds = log_odds(probe.probabilities)
+    if not _varies(odds[np.isfinite(odds)]):
+        return pd.DataFrame(), pd.DataFrame()
+    strata = stratified_auc(labels, scores, odds, patients, seed=seed)
+    ways = {"within five strata of size": strata} | {
+        f"matched on size, caliper {far:g}": matched_auc(labels, scores, odds, patients, far, seed)
+        for far in (0.2, 0.05)
+    }
+    whole: Estimate = auc_with_interval(labels, expit(scores), patients, seed=seed)
+    every = {"all test images": (whole, probe.auc)} | {
+        name: (one.auc, one.confounder_auc) for name, one in ways.items()
+    }
+    table = pd.DataFrame.from_dict(every, orient="index", columns=["network", "size alone"])
+    return table.assign(images=[one.n for one in table["network"]]), strata.table
 
 
 def near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame, max_distance: int = MAX_DISTANCE) -> NearDuplicates:

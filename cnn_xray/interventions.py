@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 
 import cv2
 import numpy as np
@@ -105,6 +106,24 @@ def region_mask(region: str, data: Dataset, width: float) -> tuple[np.ndarray, b
     if mask.max() < 1:
         raise InputError(f"border is {width:g}: the {region} of an image of {size} px has no whole pixel; try a wider.")
     return mask, spared
+
+
+def regions_of(data: Dataset, width: float) -> list[str]:
+    """Those of `REGIONS` that these images have: some need lung masks, or room for a whole pixel.
+
+    Parameters
+    ----------
+    data
+        The images.
+    width
+        Of the border, fraction of the side.
+    """
+    found = []
+    for region in REGIONS:
+        with suppress(InputError):
+            region_mask(region, data, width)
+            found.append(region)
+    return found
 
 
 def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region: str, width: float) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -141,8 +142,8 @@ def border_figures(
     return found if harmed is None else found | {"Harmful": harmed}
 
 
-def available(probe: Run, seed: int = 0) -> Comparison:
-    """Test AUC of a probe with its interval by patient; p against 0.5.
+def available(probe: Run, seed: int = 0, split: str = "test") -> Comparison:
+    """AUC of a run with its interval by patient; p against 0.5.
 
     Parameters
     ----------
@@ -150,9 +151,55 @@ def available(probe: Run, seed: int = 0) -> Comparison:
         Run of a network that saw part of the image.
     seed
         Of the bootstrap.
+    split
+        One of the splits that the run scored.
     """
-    test = probe.on("test")
+    test = probe.on(split)
     return auc_with_interval(test["label"], test["probability"], test["patient"], seed=seed)
+
+
+def part_probes(p: ProbeParameters) -> tuple[dict[str, Run], dict[str, np.ndarray], list[str]]:
+    """Train the small networks that see part of the image, each unless it is recorded.
+
+    Parameters
+    ----------
+    p
+        Data, border, seed, and how the probes are trained.
+
+    Returns
+    -------
+    tuple
+        By the part's name the runs, and the first test image of each class as each sees it (n, S, S) uint8; and notes:
+        a probe that these data do not allow (no lung masks, no room) is told there.
+    """
+    probes, seen, notes = {}, {}, []
+    for name, change in _parts(p).items():
+        try:
+            view = load_dataset(p.probe(**change))
+        except InputError as reason:
+            notes.append(f"{name}: not available. {reason}")
+            continue
+        probes[name] = run_of(p.probe(**change), view)
+        first = np.unique(probes[name].on("test")["label"], return_index=True)[1]
+        seen[name] = view.pixels[view.rows("test")[first]]
+        notes += view.notes
+    return probes, seen, notes
+
+
+def _parts(p: ProbeParameters) -> dict[str, dict[str, Any]]:
+    """Name of each part → what a probe of it changes."""
+    widths = [width for width in (p.border / 2, p.border, 1.5 * p.border) if width < 0.5]
+    return {
+        "whole image": {},
+        **{f"border {width:g}": {"keep": "border", "border": width} for width in widths},
+        "all but the border": {"keep": "centre"},
+        "border without lungs": {"keep": "border_outside_lungs"},
+        "lung box black": {"keep": "outside_lung_box"},
+        "own lungs black": {"keep": "outside_lungs"},
+        "lung outline alone": {"keep": "lung_outline"},
+        "between border and lungs": {"keep": "between"},
+        **{f"labels permuted, draw {i + 1}": {"labels": "permuted", "seed": p.seed + i} for i in range(3)},
+    }
 
 
 def used(score: Score, p: ProbeParameters, data: Dataset, region: str) -> Comparison:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from sklearn.metrics import r2_score
 
 from cnn_xray import InputError, audit, statistics
 from cnn_xray.audit import (
+    auc_where_size_tells_little,
     fine_structure,
     log_odds,
     matched_auc,
@@ -292,15 +294,27 @@ X_TEST = np.array([[0.0, 0], [1, 0], [2, 0], [3, 0]])
 Y_TEST = [0, 0, 1, 1]
 
 
+def shape_known(x_train, shape_train, x_test, shape_test, labels_train, labels_test, patients, seed=0):
+    """`shape_probe` of features and shapes given outright: an image holds its row number, its sizes hold the shape."""
+    shape = np.concatenate([shape_train, shape_test]).astype(float)
+    table = pd.DataFrame({"original_width": 1000 * np.exp(shape), "original_height": 1000.0})
+    table["label"] = np.concatenate([labels_train, labels_test])
+    table["patient"] = [*people(len(shape_train)), *patients]
+    features = np.concatenate([x_train, x_test])
+    rows = {"val": np.arange(len(shape_train)), "test": np.arange(len(shape_train), len(shape))}
+    data = SimpleNamespace(table=table, pixels=np.arange(len(shape)), rows=rows.get)
+    return shape_probe(lambda images: features[images], data, seed)
+
+
 def test_r2_by_hand():
-    result = shape_probe(X_TRAIN, X_TRAIN[:, 0], X_TEST, [0, 1, 2, 4], Y_TRAIN, Y_TEST, people(4))
+    result = shape_known(X_TRAIN, X_TRAIN[:, 0], X_TEST, [0, 1, 2, 4], Y_TRAIN, Y_TEST, people(4))
     # Errors 0, 0, 0, 1; squares about the mean 1.75 add up to 8.75. Within class the errors are 0, 0, −½, ½ and the
     # shapes −½, ½, −1, 1.
     assert result.r2.value == pytest.approx(1 - 1 / 8.75, abs=1e-3)
     assert result.r2_within_class.value == pytest.approx(1 - 0.5 / 2.5, abs=1e-3)
     assert (result.r2.n, result.note) == (4, "")
     # A constant error counts overall and not within class.
-    result = shape_probe(X_TRAIN, X_TRAIN[:, 0], X_TEST, [1, 2, 3, 4], Y_TRAIN, Y_TEST, people(4))
+    result = shape_known(X_TRAIN, X_TRAIN[:, 0], X_TEST, [1, 2, 3, 4], Y_TRAIN, Y_TEST, people(4))
     assert result.r2.value == pytest.approx(1 - 4 / 5, abs=1e-3)
     assert result.r2_within_class.value == pytest.approx(1, abs=1e-3)
 
@@ -314,7 +328,7 @@ def test_features_that_know_the_label_alone_know_no_shape_within_class():
         if know:
             features[:, 3] = 100 * shape
         a, b = slice(0, 300), slice(300, 600)
-        result = shape_probe(features[a], shape[a], features[b], shape[b], y[a], y[b], people(300))
+        result = shape_known(features[a], shape[a], features[b], shape[b], y[a], y[b], people(300))
         assert result.r2.value > 0.3 and result.r2.low < result.r2.value < result.r2.high
         assert result.r2_within_class.value == pytest.approx(1.0 if know else 0.0, abs=0.05)
 
@@ -326,7 +340,7 @@ def test_the_r2_intervals_are_those_of_repeated_rows(monkeypatch):
     shape = x[:, 0] + y + rng.normal(0, 0.7, 60)
     patients = np.array([f"p{row // 2}" for row in range(60)])
     slope_one = X_TRAIN[:, 0]  # the fitted line is the first feature, up to the penalty
-    result = shape_probe(X_TRAIN, slope_one, x, shape, Y_TRAIN, y, patients, seed=4)
+    result = shape_known(X_TRAIN, slope_one, x, shape, Y_TRAIN, y, patients, seed=4)
     replicates = []
     for w in bootstrap_weights(patients, 300, seed=4):
         truth, guess, label = (np.repeat(v, w) for v in (shape, x[:, 0], y))
@@ -346,34 +360,37 @@ def test_images_of_one_shape_or_of_none_are_nan_with_a_reason():
         (np.full(400, NAN), [0, 1, 2, 3]),
         (varied, [NAN] * 4),
     ):
-        result = shape_probe(X_TRAIN, train, X_TEST, test, Y_TRAIN, Y_TEST, people(4))
+        result = shape_known(X_TRAIN, train, X_TEST, test, Y_TRAIN, Y_TEST, people(4))
         assert all(math.isnan(e.value) and math.isnan(e.low) for e in (result.r2, result.r2_within_class))
         assert "nothing to read off" in result.note
 
 
 def test_shape_that_is_the_label_is_nan_within_class_only():
-    result = shape_probe(np.c_[Y_TRAIN], 0.3 * Y_TRAIN, np.c_[Y_TEST], [0, 0, 0.3, 0.3], Y_TRAIN, Y_TEST, people(4))
+    result = shape_known(np.c_[Y_TRAIN], 0.3 * Y_TRAIN, np.c_[Y_TEST], [0, 0, 0.3, 0.3], Y_TRAIN, Y_TEST, people(4))
     assert result.r2.value == pytest.approx(1, abs=1e-3) and math.isnan(result.r2_within_class.value)
 
 
 def test_unknown_shapes_are_left_out_and_one_patient_has_no_interval():
     train = X_TRAIN[:, 0].copy()
     train[:10] = NAN
-    result = shape_probe(X_TRAIN, train, X_TEST, [0, 1, NAN, 3], Y_TRAIN, Y_TEST, ["one"] * 4)
+    result = shape_known(X_TRAIN, train, X_TEST, [0, 1, NAN, 3], Y_TRAIN, Y_TEST, ["one"] * 4)
     assert result.r2.n == 3 and result.r2.value == pytest.approx(1, abs=1e-3) and math.isnan(result.r2.low)
 
 
-def test_bad_features_are_a_sentence():
-    good = [X_TRAIN, X_TRAIN[:, 0], X_TEST, [0, 1, 2, 3], Y_TRAIN, Y_TEST, people(4)]
-    for place, value, sentence in (
-        (0, X_TRAIN[:5], r"features \(5,\), confounder \(400,\)"),
-        (2, X_TEST * NAN, "Features must be finite.*row 0"),
-        (3, [0, 1, 2, math.inf], "Confounder must be finite"),
-        (5, [0, 1, 2, 3], "Labels must be 0 or 1"),
-        (6, people(3), r"patients \(3,\)"),
-    ):
-        with pytest.raises(InputError, match=sentence):
-            shape_probe(*good[:place], value, *good[place + 1 :])
+def test_what_size_cannot_explain_is_one_table():
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    sizes = pd.DataFrame({"original_width": 1000 + 300 * labels + rng.integers(0, 500, 200), "original_height": 1000})
+    images = sizes.assign(label=labels, patient=people(200))
+    probe = size_only_probe(images, images)
+    found, strata = auc_where_size_tells_little(labels, 2.0 * labels + rng.normal(size=200), probe, people(200))
+    matched = [f"matched on size, caliper {caliper}" for caliper in (0.2, 0.05)]
+    assert found.index.tolist() == ["all test images", "within five strata of size", *matched]
+    size_alone = [one.value for one in found["size alone"]]
+    assert size_alone[0] > size_alone[1] > size_alone[3] and found["images"].iloc[0] == 200
+    assert all(one.value > 0.85 for one in found["network"]) and len(strata) == 5
+    same = size_only_probe(images.assign(original_width=1000), images.assign(original_width=1000))
+    assert all(one.empty for one in auc_where_size_tells_little(labels, labels, same, people(200)))
 
 
 def chest(seed: int, size: int = 128) -> np.ndarray:

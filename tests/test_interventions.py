@@ -363,6 +363,12 @@ def test_the_border_outside_the_lungs_leaves_lungs_in_the_border_alone():
     assert (one[3:5, 3:5] == 10).all()
 
 
+def test_the_regions_that_images_have_depend_on_masks_and_room():
+    assert interventions.regions_of(dataset(), 0.2) == list(interventions.REGIONS)
+    assert interventions.regions_of(dataset(lungs=None), 0.2) == ["border", "inner border"]
+    assert interventions.regions_of(dataset(), 0.01) == ["outside the lungs", "lung box"]
+
+
 SIDE, WIDTH = 32, 0.0625  # a border of two pixels, and a seam of half a pixel that reaches no pixel's centre
 EDGE = np.ones((SIDE, SIDE), bool)
 EDGE[2:-2, 2:-2] = False

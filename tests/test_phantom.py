@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from cnn_xray import InputError
 from cnn_xray.phantom import anatomy, artifacts, dataset
-from cnn_xray.phantom.dataset import PhantomSpec, d_prime, oracle_auc, write
+from cnn_xray.phantom.dataset import PhantomSpec, d_prime, oracle_auc, oracle_aucs, write
 
 TEST_SETS = ["test", "neutral", "conflict", "clean"]
 
@@ -338,3 +338,10 @@ def test_d_prime_undoes_the_oracle_without_an_artifact():
 def test_oracle_refuses_what_has_no_answer(arguments):
     with pytest.raises(InputError, match="oracle needs"):
         oracle_auc(*arguments)
+
+
+def test_the_oracle_of_each_set_has_the_networks_own_signal():
+    found = oracle_aucs(0.9, 0.95)
+    assert list(found) == ["test", "neutral", "conflict"] and found["conflict"] < found["neutral"] < found["test"]
+    assert oracle_aucs(0.9, 0.0) == pytest.approx(dict.fromkeys(found, 0.9))  # an artifact that tells nothing
+    assert oracle_aucs(0.5, 0.95) == oracle_aucs(1.0, 0.95) == {}

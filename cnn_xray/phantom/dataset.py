@@ -204,3 +204,23 @@ def d_prime(auc: np.ndarray | float) -> np.ndarray:
         0..1.
     """
     return np.sqrt(2) * ndtri(np.asarray(auc, float))
+
+
+def oracle_aucs(clean_auc: float, rho: float) -> dict[str, float]:
+    """AUC of the ideal reader on the bias-aligned, the neutral and the bias-conflicting set: test, neutral, conflict.
+
+    Parameters
+    ----------
+    clean_auc
+        Of a network on images without an artifact: the reader's disease signal is that of this network.
+    rho
+        Correlation of artifact and label in training, -1 < ρ < 1.
+
+    Returns
+    -------
+    dict
+        Empty where the AUC is not between 0.5 and 1, so that there is no such signal.
+    """
+    signal = float(d_prime(clean_auc))
+    sets = artifacts.test_sets(rho) if 0 < signal < np.inf else {}
+    return {name: float(oracle_auc(signal, rho, of_set)) for name, of_set in sets.items() if of_set is not None}

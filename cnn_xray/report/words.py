@@ -18,6 +18,8 @@ from pandas.api.types import is_bool
 from pandas.io.formats.style import Styler
 from PIL import Image
 
+from cnn_xray.statistics import Estimate
+
 HEADLINE = "application/vnd.cnn-xray.headline+json"  # {"label", "value", "meaning"}
 RUNS = "application/vnd.cnn-xray.runs+json"  # {"runs": ids of run records}
 DPI = 100
@@ -157,7 +159,7 @@ def table_html(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> str:
     if not isinstance(frame.index, pd.RangeIndex) or frame.index.name:
         frame = frame.reset_index(names=[name or " " * level for level, name in enumerate(frame.index.names)])
     styler = Styler(
-        frame.map(lambda value: ("yes" if value else "no") if is_bool(value) else value),
+        frame.map(lambda value: _cell(value, digits)),
         precision=digits,
         thousands=",",
         na_rep=MISSING,
@@ -168,6 +170,12 @@ def table_html(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> str:
     )
     numbers = {name: [RIGHT] for name in frame.select_dtypes("number")}
     return styler.format_index(escape="html", axis="columns").hide(axis="index").set_table_styles(numbers).to_html()
+
+
+def _cell(value: Any, digits: int) -> Any:
+    if isinstance(value, Estimate):
+        return format(value, f".{digits}f")
+    return ("yes" if value else "no") if is_bool(value) else value
 
 
 def p_value(p: float) -> str:

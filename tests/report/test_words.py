@@ -10,6 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from cnn_xray.report import words
+from cnn_xray.statistics import Estimate
 
 
 @pytest.fixture
@@ -84,3 +85,8 @@ def test_notes_are_quoted_and_said_once(published):
 )
 def test_a_small_p_is_not_shown_as_zero(p, shown):
     assert words.p_value(p) == shown
+
+
+def test_an_estimate_in_a_table_has_the_tables_digits():
+    frame = pd.DataFrame({"AUC": [Estimate(0.91234, 0.9, 0.95, 40)]}, index=["network"])
+    assert "0.912 [0.900, 0.950]" in words.table_html(frame) and "0.9 [0.9, 0.9]" in words.table_html(frame, digits=1)
