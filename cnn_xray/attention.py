@@ -14,25 +14,14 @@ import numpy as np
 import pandas as pd
 
 from cnn_xray.cam import Evidence, explained_heat, explained_sign
-from cnn_xray.geometry import (
-    Placement,
-    View,
-    area_mean,
-    blend,
-    border_cells,
-    rectangle,
-    shrunk,
-    soft_border,
-    to_frame,
-)  # fmt: skip
+from cnn_xray.geometry import Placement, View, area_mean, blend, border_cells, rectangle, shrunk, soft_border, to_frame
 
 TOP = 0.1  # fraction of the cells that artifact sensitivity calls hot
 LOG2_LIMIT = 6.0  # of the density ratio, so that an empty border has a mean
 GRID = (112, 112)  # cells of the original frame on which maps of different windows are compared
 FINE = (10_000, 10_000)  # px of an imagined file, so that no crop is rounded
-BY_CONSTRUCTION = ("heat_outside_window",)  # after cropping
-NOT_BY_CONSTRUCTION = ("inner_border_log2_density_ratio", "lung_enrichment_in_window")
 Explainer = Callable[[np.ndarray], Evidence]  # images (N, S, S) uint8 → evidence
+Areas = np.ndarray | None  # (N, h, w), the fraction of each cell that lies in an area, where there is one
 
 
 def border_fraction(heat: np.ndarray, border: np.ndarray) -> np.ndarray:
@@ -173,11 +162,7 @@ def artifact_sensitivity(heat: np.ndarray, artifact: np.ndarray) -> np.ndarray:
 
 
 def attention_metrics(
-    maps: np.ndarray,
-    sign: np.ndarray,
-    border: np.ndarray,
-    lungs: np.ndarray | None = None,
-    artifacts: np.ndarray | None = None,
+    maps: np.ndarray, sign: np.ndarray, border: np.ndarray, lungs: Areas = None, artifacts: Areas = None
 ) -> pd.DataFrame:
     """Every metric of signed maps, one row an image.
 
@@ -193,9 +178,7 @@ def attention_metrics(
         Fractions of each cell. Their columns are NaN for rows without such an area.
     """
     heat = explained_heat(maps, sign)
-    nothing = np.zeros_like(heat)
-    lungs = nothing if lungs is None else lungs
-    artifacts = nothing if artifacts is None else artifacts
+    lungs, artifacts = (np.zeros_like(heat) if areas is None else areas for areas in (lungs, artifacts))
     return pd.DataFrame(
         {
             "border_attention_fraction": border_fraction(heat, border),
@@ -211,13 +194,11 @@ def attention_metrics(
     )
 
 
-def uniform_metrics(
-    border: np.ndarray, rows: int, lungs: np.ndarray | None = None, artifacts: np.ndarray | None = None
-) -> pd.DataFrame:
+def uniform_metrics(border: np.ndarray, rows: int, lungs: Areas = None, artifacts: Areas = None) -> pd.DataFrame:
     """What `attention_metrics` expects of a map that is the same everywhere; one row an image.
 
-    Signed border evidence is the exception: its 0 means no border evidence. Not computed from a constant map, whose
-    ties would make the ranking metrics depend on the order of the cells.
+    Signed border evidence is the exception: its 0 means no border evidence. The ranking metrics of a constant map would
+    depend on the order of its cells; theirs are what random maps have on average.
 
     Parameters
     ----------
@@ -228,22 +209,11 @@ def uniform_metrics(
     lungs, artifacts : ndarray (N, h, w), optional
         Fractions of each cell.
     """
-    none = np.full(rows, np.nan)
-    share = none if lungs is None else np.where(lungs.any(axis=(1, 2)), lungs.mean(axis=(1, 2)), np.nan)
-    planted = none if artifacts is None else np.where(artifacts.any(axis=(1, 2)), TOP, np.nan)
-    return pd.DataFrame(
-        {
-            "border_attention_fraction": np.full(rows, border.mean()),
-            "log2_border_density_ratio": 0.0,
-            "signed_border_evidence": 0.0,
-            "lung_attention_fraction": share,
-            "lung_enrichment": np.where(np.isnan(share), np.nan, 1.0),
-            "relevance_rank_accuracy": share,
-            "pointing_game": share,
-            "artifact_sensitivity": planted,
-            "zero_map": 0.0,
-        }
-    )
+    found = attention_metrics(np.ones((rows, *border.shape)), np.ones(rows), border, lungs, artifacts)
+    found[["log2_border_density_ratio", "signed_border_evidence"]] = 0.0
+    found["relevance_rank_accuracy"] = found["pointing_game"] = found["lung_attention_fraction"]
+    found.loc[found["artifact_sensitivity"].notna(), "artifact_sensitivity"] = TOP
+    return found
 
 
 def neutral_image(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -284,8 +254,8 @@ def metrics_beside_nulls(
     neutral: np.ndarray,
     width: float,
     explain: str = "predicted",
-    lungs: np.ndarray | None = None,
-    artifacts: np.ndarray | None = None,
+    lungs: Areas = None,
+    artifacts: Areas = None,
 ) -> pd.DataFrame:
     """`attention_metrics` of images and of every null: one row an image and arm, column ``arm`` first.
 
@@ -313,26 +283,18 @@ def metrics_beside_nulls(
     areas = [None if masks is None else area_mean(masks, real.maps.shape[1:]) for masks in (lungs, artifacts)]
     sign = explained_sign(real.logits, explain)
     flat = np.full((1, *images.shape[1:]), round(float(neutral.mean())), np.uint8)
-    constant = np.repeat(explainer(flat).maps, len(images), axis=0)
+    maps = {"image": real.maps, "neutralised border": explainer(neutralised(images, neutral, width)).maps}
+    maps["constant image"] = np.repeat(explainer(flat).maps, len(images), axis=0)
+    arms = {arm: attention_metrics(of_arm, sign, border, *areas) for arm, of_arm in maps.items()}
     random = [one(images) for one in untrained]
     of_random = [attention_metrics(one.maps, explained_sign(one.logits, explain), border, *areas) for one in random]
-    arms = {
-        "image": attention_metrics(real.maps, sign, border, *areas),
-        "neutralised border": attention_metrics(
-            explainer(neutralised(images, neutral, width)).maps, sign, border, *areas
-        ),
-        "constant image": attention_metrics(constant, sign, border, *areas),
-        "randomised weights": pd.concat(of_random).groupby(level=0).mean(),
-        "uniform": uniform_metrics(border, len(images), *areas),
-    }
+    arms["randomised weights"] = pd.concat(of_random).groupby(level=0).mean()
+    arms["uniform"] = uniform_metrics(border, len(images), *areas)
     return pd.concat(arms, names=["arm"]).reset_index("arm")
 
 
 def lung_loss(lungs: np.ndarray, sizes: np.ndarray, crops: Sequence[float], aspect: str) -> pd.DataFrame:
     """How much lung each crop cuts away; one row a crop, index ``crop``, columns median and percentile_95 (0..1).
-
-    ``lungs`` (N, F, F) bool are masks of whole images (squashed, uncropped), none of them empty; ``sizes`` (N, 2) their
-    original width and height in px, NaN where unknown; ``aspect`` as in `geometry.View`.
 
     Parameters
     ----------
@@ -370,7 +332,7 @@ def framed_evidence(found: Evidence, placements: Sequence[Placement]) -> Evidenc
 
 
 def window_metrics(
-    framed: np.ndarray, sign: np.ndarray, windows: Sequence[Placement], lungs: np.ndarray | None, width: float
+    framed: np.ndarray, sign: np.ndarray, windows: Sequence[Placement], lungs: Areas, width: float
 ) -> pd.DataFrame:
     """Figures of framed maps relative to the windows that the *cropped* network sees; one row an image.
 
@@ -401,13 +363,10 @@ def window_metrics(
     within = heat * inside
     lungs = np.zeros_like(heat) if lungs is None else lungs * inside
     share = ratio(lungs.sum(axis=(1, 2)), inside.sum(axis=(1, 2)))
-    return pd.DataFrame(
-        {
-            "heat_outside_window": mass_accuracy(heat, 1 - inside),
-            "inner_border_log2_density_ratio": log2_density_ratio(within, inside - core, core),
-            "lung_enrichment_in_window": ratio(mass_accuracy(within, lungs), share),
-        }
-    )
+    found = pd.DataFrame({"heat_outside_window": mass_accuracy(heat, 1 - inside)})
+    found["inner_border_log2_density_ratio"] = log2_density_ratio(within, inside - core, core)
+    found["lung_enrichment_in_window"] = ratio(mass_accuracy(within, lungs), share)
+    return found
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
