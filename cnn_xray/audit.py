@@ -40,7 +40,6 @@ STRATA = 5
 MAX_DISTANCE = 64  # bits of 255; see near_duplicates
 MIN_CORRELATION = 0.92
 _SIDES = ["original_width", "original_height"]
-_ONE_CLASS = "Images of known confounder are all of one class, or there are none: nothing to compare."
 _CONSTANT = 1e-9  # a spread below this is rounding: log 400/200 − log 200/100 is not quite 0
 _THUMBNAIL = 64  # pixels a side of what is hashed and correlated
 _FREQUENCIES = 16  # the hash keeps the 16 × 16 lowest
@@ -76,49 +75,20 @@ class SizeProbe:
 
 
 @dataclass(frozen=True)
-class StratifiedAuc:
-    """A score and the confounder within strata of the confounder.
+class AdjustedAuc:
+    """A score and the confounder on images that the confounder hardly tells apart.
 
     Attributes
     ----------
     auc, confounder_auc : Estimate
-        Pair-weighted over the strata, of the score and of the confounder itself.
+        Of the score and of the confounder itself.
     table : DataFrame
-        One row a stratum, from low to high confounder: index ``stratum`` from 1; columns confounder_low,
-        confounder_high (range), n_positive, n_negative, auc, low, high, confounder_auc.
-    note : str
-        Why the AUC is undefined, or "".
+        The strata or the pairs that they rest on.
     """
 
     auc: Estimate
     confounder_auc: Estimate
     table: pd.DataFrame
-    note: str
-
-
-@dataclass(frozen=True)
-class MatchedAuc:
-    """A score and the confounder on images matched by the confounder.
-
-    Attributes
-    ----------
-    auc, confounder_auc : Estimate
-        On the matched images alone, of the score and of the confounder itself (balanced: about 0.5).
-    matches : ndarray (P, 2) int64
-        The row of the positive and of the negative of each pair.
-    note : str
-        Why nothing could be matched, or "".
-    """
-
-    auc: Estimate
-    confounder_auc: Estimate
-    matches: NDArray[np.int64]
-    note: str
-
-    @property
-    def pairs(self) -> int:
-        """The number of pairs."""
-        return len(self.matches)
 
 
 @dataclass(frozen=True)
@@ -131,13 +101,10 @@ class ShapeProbe:
         Of shape itself: R² on the test rows, at most 1, possibly negative.
     r2_within_class : Estimate
         Of what shape varies by within a class.
-    note : str
-        Why there is nothing to read off, or "".
     """
 
     r2: Estimate
     r2_within_class: Estimate
-    note: str
 
 
 @dataclass(frozen=True)
@@ -235,7 +202,7 @@ def log_odds(probabilities: ArrayLike) -> Floats:
 
 def stratified_auc(
     labels: ArrayLike, scores: ArrayLike, confounder: ArrayLike, patients: Patients, seed: int = 0
-) -> StratifiedAuc:
+) -> AdjustedAuc:
     """Concordance over the (positive, negative) pairs within one of five strata of the confounder.
 
     Strata are quantile bins; equal values stay together, so there are fewer bins where there are fewer values. They are
@@ -259,8 +226,10 @@ def stratified_auc(
 
     Returns
     -------
-    StratifiedAuc
-        NaN, with a note, when no stratum has both classes; ``Estimate.n`` counts the images of strata that have.
+    AdjustedAuc
+        Pair-weighted over the strata. NaN when no stratum has both classes; ``Estimate.n`` counts the images of strata
+        that have. ``table``: one row a stratum, from low to high confounder: index ``stratum`` from 1; columns
+        confounder_low, confounder_high (range), n_positive, n_negative, auc, low, high, confounder_auc.
 
     Raises
     ------
@@ -275,7 +244,7 @@ def stratified_auc(
     known = np.isfinite(c)
     y, s, c, names = y[known], s[known], c[known], names[known]
     if len(set(y)) < 2:
-        return StratifiedAuc(Estimate(math.nan), Estimate(math.nan), pd.DataFrame(), _ONE_CLASS)
+        return AdjustedAuc(Estimate(math.nan), Estimate(math.nan), pd.DataFrame())
     stratum, weights = _quantile_bins(c), sample_and_replicates(names, seed).astype(np.float64)
     rows, wins, pairs = [], np.zeros((2, len(weights))), np.zeros(len(weights))
     for number in range(stratum.max() + 1):
@@ -290,15 +259,14 @@ def stratified_auc(
     columns = ["confounder_low", "confounder_high", "n_positive", "n_negative", "auc", "low", "high", "confounder_auc"]
     table = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="stratum"))
     informative = table["auc"].notna().to_numpy()[stratum]
-    note = "" if informative.any() else "No stratum has images of both classes: the confounder alone tells them apart."
     with np.errstate(invalid="ignore"):
         auc, confounder_auc = (_estimate(won / pairs, names[informative]) for won in wins)
-    return StratifiedAuc(auc, confounder_auc, table, note)
+    return AdjustedAuc(auc, confounder_auc, table)
 
 
 def matched_auc(
     labels: ArrayLike, scores: ArrayLike, confounder: ArrayLike, patients: Patients, caliper: float = 0.2, seed: int = 0
-) -> MatchedAuc:
+) -> AdjustedAuc:
     """AUC on positives and negatives matched one to one by the confounder, without replacement.
 
     Partners are never of one patient. Of all matchings the one with the most pairs is taken, and of these one with the
@@ -319,8 +287,9 @@ def matched_auc(
 
     Returns
     -------
-    MatchedAuc
-        NaN, with a note, when nothing can be matched.
+    AdjustedAuc
+        On the matched images alone (balanced: the confounder's AUC is about 0.5); NaN when nothing can be matched.
+        ``table``: one row a pair, columns positive and negative, the rows of its images.
 
     Raises
     ------
@@ -335,25 +304,24 @@ def matched_auc(
         raise InputError(f"The caliper is {caliper}: it must be 0 or more standard deviations.")
     y, s, c, names = checked_columns(labels=labels, scores=scores, confounder=confounder, patients=patients)
     known = np.isfinite(c)
-    matches, note = np.zeros((0, 2), np.int64), _ONE_CLASS
-    if len(set(y[known])) == 2:
-        rng = np.random.default_rng(seed)
-        positives, negatives = (rng.permutation(np.flatnonzero(known & (y == label))) for label in (1, 0))
+    rng = np.random.default_rng(seed)
+    positives, negatives = (rng.permutation(np.flatnonzero(known & (y == label))) for label in (1, 0))
+    matches = pd.DataFrame({"positive": [], "negative": []}, dtype=np.int64)
+    if len(positives) and len(negatives):
         width = caliper * math.sqrt((c[positives].var() + c[negatives].var()) / 2)
         distance = np.abs(c[positives][:, None] - c[negatives])
         allowed = (distance <= width) & (names[positives][:, None] != names[negatives])
         # One forbidden pair costs more than all allowed ones can together, so none is taken that could be spared.
         forbidden = (min(distance.shape) + 1) * width or 1.0
         first, second = linear_sum_assignment(np.where(allowed, distance, forbidden))
-        matches = np.stack([positives[first], negatives[second]], axis=1)[allowed[first, second]]
-        matches = matches[np.argsort(matches[:, 0])]
-        note = f"No positive has a negative of another patient within {caliper:g} standard deviations."
-    rows = matches.ravel()
+        matches = pd.DataFrame({"positive": positives[first], "negative": negatives[second]})[allowed[first, second]]
+    matches = matches.sort_values("positive", ignore_index=True)
+    rows = matches.to_numpy().ravel()
     if not len(rows):
-        return MatchedAuc(Estimate(math.nan), Estimate(math.nan), matches, note)
+        return AdjustedAuc(Estimate(math.nan), Estimate(math.nan), matches)
     weights = sample_and_replicates(names[rows], seed)
     auc, confounder_auc = (_estimate(weighted_auc(y[rows], v[rows], weights), names[rows]) for v in (s, c))
-    return MatchedAuc(auc, confounder_auc, matches, "")
+    return AdjustedAuc(auc, confounder_auc, matches)
 
 
 def shape_probe(features: Callable[[np.ndarray], np.ndarray], data: Dataset, seed: int = 0) -> ShapeProbe:
@@ -380,7 +348,7 @@ def shape_probe(features: Callable[[np.ndarray], np.ndarray], data: Dataset, see
     Returns
     -------
     ShapeProbe
-        NaN, with a note, where shape does not vary (the phantom's images are all square).
+        NaN where shape is unknown or does not vary (the phantom's images are all square).
 
     References
     ----------
@@ -390,8 +358,7 @@ def shape_probe(features: Callable[[np.ndarray], np.ndarray], data: Dataset, see
     shape = np.log(sides[:, 0] / sides[:, 1])
     fitted, scored = (rows[np.isfinite(shape[rows])] for rows in (data.rows("val"), data.rows("test")))
     if not _varies(shape[fitted]) or not _varies(shape[scored]):
-        note = "Shapes are unknown or all the same, in training or on test: there is nothing to read off."
-        return ShapeProbe(Estimate(math.nan), Estimate(math.nan), note)
+        return ShapeProbe(Estimate(math.nan), Estimate(math.nan))
     x_train, x_test = features(data.pixels[fitted]), features(data.pixels[scored])
     y_train, y_test, truth = labels[fitted], labels[scored], shape[scored]
     names = data.table["patient"].to_numpy()[scored]
@@ -401,7 +368,7 @@ def shape_probe(features: Callable[[np.ndarray], np.ndarray], data: Dataset, see
     r2 = _explained(weights @ error**2, _squares(truth, np.zeros(len(truth)), weights))
     error = truth - ridge.fit(_centred(x_train, y_train), _centred(shape[fitted], y_train)).predict(x_test)
     within = _explained(_squares(error, y_test, weights), _squares(truth, y_test, weights))
-    return ShapeProbe(_estimate(r2, names), _estimate(within, names), "")
+    return ShapeProbe(_estimate(r2, names), _estimate(within, names))
 
 
 def auc_where_size_tells_little(
@@ -411,10 +378,12 @@ def auc_where_size_tells_little(
 
     Parameters
     ----------
-    labels, scores, patients : array_like (N,)
+    labels, scores : array_like (N,)
         Of the test images; scores are logits.
     probe
         `size_only_probe` of the same images.
+    patients : array_like (N,)
+        The patient of every image.
     seed
         Of the bootstrap.
 
@@ -422,23 +391,19 @@ def auc_where_size_tells_little(
     -------
     tuple
         One row a way (all images; within five strata of the size probe's log-odds; matched on them, calipers 0.2 and
-        0.05), columns network and size alone (Estimates) and images; and `StratifiedAuc.table`. Both are empty without
-        sizes that differ.
+        0.05), columns network and size alone (Estimates) and images; and the table of `stratified_auc`. Both are empty
+        without sizes that differ.
     """
     odds = log_odds(probe.probabilities)
     if not _varies(odds[np.isfinite(odds)]):
         return pd.DataFrame(), pd.DataFrame()
+    whole = AdjustedAuc(auc_with_interval(labels, expit(scores), patients, seed=seed), probe.auc, pd.DataFrame())
     strata = stratified_auc(labels, scores, odds, patients, seed=seed)
-    ways = {"within five strata of size": strata} | {
-        f"matched on size, caliper {far:g}": matched_auc(labels, scores, odds, patients, far, seed)
-        for far in (0.2, 0.05)
-    }
-    whole: Estimate = auc_with_interval(labels, expit(scores), patients, seed=seed)
-    every = {"all test images": (whole, probe.auc)} | {
-        name: (one.auc, one.confounder_auc) for name, one in ways.items()
-    }
-    table = pd.DataFrame.from_dict(every, orient="index", columns=["network", "size alone"])
-    return table.assign(images=[one.n for one in table["network"]]), strata.table
+    ways = {"all test images": whole, "within five strata of size": strata}
+    for far in (0.2, 0.05):
+        ways[f"matched on size, caliper {far:g}"] = matched_auc(labels, scores, odds, patients, far, seed)
+    rows = [(one.auc, one.confounder_auc, one.auc.n) for one in ways.values()]
+    return pd.DataFrame(rows, index=list(ways), columns=["network", "size alone", "images"]), strata.table
 
 
 def near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame, max_distance: int = MAX_DISTANCE) -> NearDuplicates:

@@ -38,7 +38,7 @@ CHUNK = 512  # composites held at a time
 REGIONS = ("border", "border outside the lungs", "inner border", "outside the lungs", "lung box")
 ARMS = {"cross": True, "same": False}
 FILLS = ("mean", "blur", "noise")
-PLACES = ("border", "interior")
+PLACES = {"border": slice(1), "interior": slice(1, None)}  # of all that is hidden, the border first
 POSITIONS = 4  # of the interior square
 BLUR = 0.1  # standard deviation of the blur, fraction of the side
 
@@ -189,20 +189,15 @@ def swap_effects(
         part = slice(start, start + CHUNK)
         composite[part] = score(composites(data, rows[taker[part]], rows[giver[part]], region, width))
     labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
-    return pairs.assign(
-        recipient_label=labels[taker],
-        recipient_patient=patients[taker],
-        donor_label=labels[giver],
-        donor_patient=patients[giver],
-        z=score(data.pixels[rows])[taker],
-        composite=composite,
-    ).reset_index(drop=True)
+    pairs = pairs.assign(recipient_label=labels[taker], recipient_patient=patients[taker])
+    pairs = pairs.assign(donor_label=labels[giver], donor_patient=patients[giver])
+    return pairs.assign(z=score(data.pixels[rows])[taker], composite=composite).reset_index(drop=True)
 
 
 def pair_counts(swapped: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
     """What the figures of `reliance` rest on; one row a class of recipients, index NORMAL, PNEUMONIA.
 
-    ``labels`` (N,): of the images that were numbered. Columns: ``images``; ``pairs cross``, ``pairs same``; ``images
+    Columns: ``images``; ``pairs cross``, ``pairs same``; ``images
     without cross``, ``images without same``; ``images without tau``, which lack the one or the other.
 
     Parameters
@@ -212,21 +207,14 @@ def pair_counts(swapped: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
     labels : ndarray (N,)
         Of the images that were numbered.
     """
-    labels = np.asarray(labels)
-    number = {
-        arm: np.bincount(swapped["recipient"][swapped["cross"] == cross], minlength=len(labels))
-        for arm, cross in ARMS.items()
-    }
-    rows = {}
-    for name, label in CLASSES.items():
-        own = {arm: count[labels == label] for arm, count in number.items()}
-        rows[name] = {
-            "images": (labels == label).sum(),
-            **{f"pairs {arm}": count.sum() for arm, count in own.items()},
-            **{f"images without {arm}": (count == 0).sum() for arm, count in own.items()},
-            "images without tau": ((own["cross"] == 0) | (own["same"] == 0)).sum(),
-        }
-    return pd.DataFrame.from_dict(rows, orient="index")
+    recipients = {arm: swapped["recipient"][swapped["cross"] == cross] for arm, cross in ARMS.items()}
+    number = pd.DataFrame({arm: np.bincount(rows, minlength=len(labels)) for arm, rows in recipients.items()})
+    lacking = number.eq(0).assign(tau=number.eq(0).any(axis=1))
+    counts = number.add_prefix("pairs ").join(lacking.add_prefix("images without "))
+    counts.insert(0, "images", 1)
+    return (
+        counts.groupby(np.asarray(labels)).sum().reindex(list(CLASSES.values()), fill_value=0).set_axis(list(CLASSES))
+    )
 
 
 def reliance(
@@ -257,10 +245,9 @@ def reliance(
     figures = _figures(swapped, labels, logits, sample_and_replicates(patients, seed).astype(np.float32))
     result = {}
     for name, (found, rests_on) in figures.items():
-        if name.startswith("flips"):
-            result[name] = Comparison(**vars(estimate(found[0], found[1:], patients[rests_on])), p=math.nan)
-        else:
-            result[name] = compare(found[0], found[1:], patients[rests_on])
+        share = name.startswith("flips")
+        asked = (found[0], found[1:], patients[rests_on])
+        result[name] = Comparison(**vars(estimate(*asked))) if share else compare(*asked)
     return result
 
 
@@ -349,25 +336,18 @@ def occlusion_effects(score: Score, images: np.ndarray, width: float, seed: int)
             occluded[i, :, part] = score(painted).reshape(len(hidden), -1)
     drop = np.where(z > 0, 1, -1) * (z - occluded)
     flip = ((occluded > 0) != (z > 0)).astype(float)
-    squares = len(hidden) - 1
-    told = {
-        (fill, place): {
-            "image": np.arange(len(images)),
-            "fill": fill,
-            "place": place,
-            "drop": drop[i, own].mean(axis=0) if squares or place == "border" else math.nan,
-            "flip": flip[i, own].mean(axis=0) if squares or place == "border" else math.nan,
-        }
-        for i, fill in enumerate(FILLS)
-        for place, own in zip(PLACES, (slice(1), slice(1, None)), strict=True)
-    }
-    return pd.concat([pd.DataFrame(one) for one in told.values()], ignore_index=True)
+    tables = []
+    for i, fill in enumerate(FILLS):
+        for place, own in PLACES.items():
+            means = {"drop": pd.DataFrame(drop[i, own]).mean(), "flip": pd.DataFrame(flip[i, own]).mean()}
+            tables.append(pd.DataFrame({"fill": fill, "place": place, **means}))
+    return pd.concat(tables).rename_axis("image").reset_index()
 
 
 def occlusion_summary(occluded: pd.DataFrame, patients: np.ndarray, seed: int = 0) -> pd.DataFrame:
     """What hiding the border costs beside hiding as much of the interior; one row a fill.
 
-    ``occluded`` are `occlusion_effects` of images with these ``patients`` (N,). Columns: border, interior (mean drop,
+    Columns: border, interior (mean drop,
     logits); difference, low, high (border − interior within image, interval by patient); flips border, flips interior
     (share of decisions); n (images with both) and undefined (images without).
 
@@ -382,18 +362,13 @@ def occlusion_summary(occluded: pd.DataFrame, patients: np.ndarray, seed: int = 
     """
     rows = {}
     for fill in FILLS:
-        wide = occluded[occluded["fill"] == fill].pivot(index="image", columns="place", values=["drop", "flip"])
-        patient = np.asarray(patients)[wide.index]
-        difference = paired_difference(wide["drop", "border"], wide["drop", "interior"], patient, seed=seed)
-        rows[fill] = {
-            **{place: wide["drop", place].mean() for place in PLACES},
-            "difference": difference.value,
-            "low": difference.low,
-            "high": difference.high,
-            **{f"flips {place}": wide["flip", place].mean() for place in PLACES},
-            "n": difference.n,
-            "undefined": len(wide) - difference.n,
-        }
+        own = occluded[occluded["fill"] == fill]
+        drop, flip = (own.pivot(index="image", columns="place", values=name) for name in ("drop", "flip"))
+        patient = np.asarray(patients)[drop.index]
+        difference = paired_difference(drop["border"], drop["interior"], patient, seed=seed)
+        found = {"difference": difference.value, "low": difference.low, "high": difference.high}
+        counts = {"n": difference.n, "undefined": len(drop) - difference.n}
+        rows[fill] = {**drop.mean(), **found, **flip.mean().add_prefix("flips "), **counts}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("fill")
 
 

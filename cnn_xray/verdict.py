@@ -67,10 +67,8 @@ VERDICTS: dict[tuple[str, str], str] = {
     "sees the border alone is not shown to tell the classes: that network is too weak, or the border modulates what is "
     "read elsewhere.",
     ("y any any any", "latent risk"): "The label is in the border, but this network is not shown to use it.",
-    (
-        "any any any y",
-        "explanation artifact",
-    ): "The heatmap answers the border, but the label is not shown to be there, nor the network to use it.",
+    ("any any any y", "explanation artifact"): "The heatmap answers the border, but the label is not shown to be "
+    "there, nor the network to use it.",
     ("any any any any", "no evidence of a border shortcut"): "The label is not shown to be in the border, nor the "
     "network to use it.",
 }
@@ -78,7 +76,6 @@ VERDICTS: dict[tuple[str, str], str] = {
 
 def check_test_split(p: ProbeParameters, data: Dataset) -> None:
     """Refuse, before anything is trained, test images or a border that leave the tests without an answer.
-
 
     Parameters
     ----------
@@ -95,10 +92,9 @@ def check_test_split(p: ProbeParameters, data: Dataset) -> None:
     labels = data.table["label"].iloc[data.rows("test")]
     if labels.nunique() < 2:
         seen = [list(CLASSES)[label] for label in labels.unique()]
-        raise InputError(
-            f"The test split of {data.name} has {len(labels)} images, all {' '.join(seen) or 'unreadable'}; the tests "
-            "compare the classes, so it needs images of both."
-        )
+        has = f"{len(labels)} images, all {' '.join(seen) or 'unreadable'}"
+        why = "the tests compare the classes, so it needs images of both."
+        raise InputError(f"The test split of {data.name} has {has}; {why}")
     size = min(data.view.size, p.probe().side)
     geometry.part_alone(np.zeros((1, size, size), np.uint8), "border", p.border, None, np.arange(1))
 
@@ -261,7 +257,8 @@ def harmful(predictions: pd.DataFrame, p: ProbeParameters, data: Dataset) -> Com
     if not len(known) or np.ptp(known) == 0:
         return None
     matched = audit.matched_auc(images["label"], test["logit"], odds, images["patient"], seed=p.seed)
-    return auc_difference(test, test.iloc[matched.matches.ravel()], p.seed) if matched.pairs else None
+    paired = test.iloc[matched.table.to_numpy().ravel()]
+    return auc_difference(test, paired, p.seed) if len(paired) else None
 
 
 def _loaded(p: TrainParameters) -> Dataset | None:
@@ -283,44 +280,27 @@ def judge(figures: dict[str, Comparison]) -> Verdict:
     figures
         By question.
     """
-    nothing = Comparison(math.nan, math.nan, math.nan, 0, math.nan)
-    found = {question: figures.get(question.name, nothing) for question in QUESTIONS}
-    adjusted = holm({question.name: one.p for question, one in found.items()})
-    rows = {
-        question.name: {
-            "figure": question.figure,
-            **{name: getattr(one, name) for name in ("value", "low", "high")},
-            "p (Holm)": adjusted[question.name],
-            "counts from": question.counts_from,
-            "answer": _answer(question, one, float(adjusted[question.name])),
-        }
-        for question, one in found.items()
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("question")
-    return Verdict(table, *_conclusion({str(name): answer for name, answer in table["answer"].items()}))
+    table = pd.DataFrame(QUESTIONS).set_index("name").rename_axis("question")
+    found = pd.DataFrame([figures.get(name, Comparison(math.nan)) for name in table.index], table.index)
+    table = table[["figure"]].join(found[["value", "low", "high"]])
+    table["p (Holm)"] = holm(found["p"])
+    table["counts from"] = [question.counts_from for question in QUESTIONS]
+    convincing = (table["p (Holm)"] < LEVEL) & (table["value"] >= table["counts from"])
+    answers = [table["value"].isna(), convincing, table["high"] < table["counts from"]]
+    table["answer"] = np.select(answers, [MISSING, YES, NO], OPEN)
+    return Verdict(table, *_conclusion(table["answer"]))
 
 
-def _answer(question: Question, one: Comparison, adjusted: float) -> str:
-    if math.isnan(one.value):
-        return MISSING
-    if adjusted < LEVEL and one.value >= question.counts_from:
-        return YES
-    return NO if one.high < question.counts_from else OPEN
-
-
-def _conclusion(answers: dict[str, str]) -> tuple[str, str, bool]:
+def _conclusion(answers: pd.Series) -> tuple[str, str, bool]:
     """Name, meaning, and whether it is a border shortcut."""
     missing = [name for name in ("Available", "Used") if answers[name] == MISSING]
     if missing:
         return "not decided", f"{' and '.join(missing)}: the figure is not available, so there is no verdict.", False
-    asked = [answers[question.name] for question in QUESTIONS[:4]]
-    letters = {YES: "y", NO: "n"}
-    pattern, name = next(
-        (pattern, name)
-        for pattern, name in VERDICTS
-        if all(want in ("any", letters.get(got)) for want, got in zip(pattern.split(), asked, strict=True))
-    )
-    return name, VERDICTS[pattern, name], pattern.startswith("y y y")
+    asked = answers.iloc[:4].map({YES: "y", NO: "n"})
+    for (pattern, name), meaning in VERDICTS.items():
+        if all(want in ("any", got) for want, got in zip(pattern.split(), asked, strict=True)):
+            return name, meaning, pattern.startswith("y y y")
+    raise AssertionError("the last pattern fits whatever the answers are")
 
 
 def answer_in_words(line: pd.Series) -> str:
@@ -338,9 +318,6 @@ def answer_in_words(line: pd.Series) -> str:
 
 def harm_sentence(verdict: Verdict, planted: bool) -> str:
     """What the Harmful line means together with the verdict on the border.
-
-    ``planted``: whether the shortcut that was reversed is an artifact in the image, which a crop may remove; else it is
-    the images' size, which no crop removes.
 
     Parameters
     ----------

@@ -209,7 +209,7 @@ def test_the_answers_lead_to_the_verdict(pattern, name):
 def test_every_combination_of_answers_has_a_verdict():
     names = [question.name for question in verdict.QUESTIONS]
     for answers in itertools.product((verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING), repeat=5):
-        name, meaning, shortcut = verdict._conclusion(dict(zip(names, answers, strict=True)))
+        name, meaning, shortcut = verdict._conclusion(pd.Series(dict(zip(names, answers, strict=True))))
         assert name and meaning and shortcut == (answers[:3] == (verdict.YES,) * 3)
 
 
