@@ -24,15 +24,7 @@ from sklearn.metrics import roc_curve
 from sklearn.preprocessing import StandardScaler
 
 from cnn_xray import InputError
-from cnn_xray.statistics import (
-    Comparison,
-    Patients,
-    checked_columns,
-    cluster_mean,
-    compare,
-    estimate,
-    sample_and_replicates,
-)
+from cnn_xray.statistics import Comparison, checked_columns, cluster_mean, compare, estimate, sample_and_replicates
 
 LOCKED = "0.5"  # where a network trained on balanced classes is undecided: nothing to choose
 SENSITIVITY = 0.95
@@ -73,7 +65,7 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, threshol
 
 
 def metrics_with_intervals(
-    labels: ArrayLike, probabilities: ArrayLike, patients: Patients, threshold: float = 0.5, seed: int = 0
+    labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike, threshold: float = 0.5, seed: int = 0
 ) -> pd.DataFrame:
     """Every metric of `classification_metrics` with its 95 % patient-bootstrap interval.
 
@@ -104,7 +96,7 @@ def metrics_with_intervals(
     return pd.DataFrame.from_dict(rows, orient="index")[["value", "low", "high"]].rename_axis("metric")
 
 
-def auc_with_interval(labels: ArrayLike, probabilities: ArrayLike, patients: Patients, seed: int = 0) -> Comparison:
+def auc_with_interval(labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike, seed: int = 0) -> Comparison:
     """Area under the ROC curve with its patient-bootstrap interval and p against 0.5.
 
     Parameters
@@ -147,12 +139,9 @@ def auc_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> 
         With p against 0.
     """
     patients = pd.concat([first, second])["patient"]
-    weights = np.split(sample_and_replicates(patients, seed), [len(first)], axis=1)
-    of_first, of_second = (
-        weighted_auc(images["label"], images["logit"], own)
-        for images, own in zip((first, second), weights, strict=True)
-    )
-    difference = of_first - of_second
+    weights = sample_and_replicates(patients, seed)
+    of_first = weighted_auc(first["label"], first["logit"], weights[:, : len(first)])
+    difference = of_first - weighted_auc(second["label"], second["logit"], weights[:, len(first) :])
     return compare(difference[0], difference[1:], patients)
 
 
@@ -318,12 +307,10 @@ def thresholds(validation: pd.DataFrame, learned_prevalence: float, new_prevalen
         When validation lacks a class, or on a prevalence outside.
     """
     labels, probabilities = validation["label"], validation["probability"]
-    return {
-        LOCKED: 0.5,
-        "validation, Youden": youden_threshold(labels, probabilities),
-        ADVISED: sensitivity_threshold(labels, probabilities),
-        f"0.5 for a prevalence of {new_prevalence:.3g}": prior_corrected_threshold(learned_prevalence, new_prevalence),
-    }
+    found = {LOCKED: 0.5, "validation, Youden": youden_threshold(labels, probabilities)}
+    found[ADVISED] = sensitivity_threshold(labels, probabilities)
+    corrected = prior_corrected_threshold(learned_prevalence, new_prevalence)
+    return found | {f"0.5 for a prevalence of {new_prevalence:.3g}": corrected}
 
 
 def metrics_at_thresholds(images: pd.DataFrame, chosen: dict[str, float]) -> pd.DataFrame:
@@ -341,11 +328,9 @@ def metrics_at_thresholds(images: pd.DataFrame, chosen: dict[str, float]) -> pd.
     DataFrame
         Index ``threshold at``; column threshold and those of `classification_metrics`.
     """
-    rows = {
-        name: {"threshold": threshold, **classification_metrics(images["label"], images["probability"], threshold)}
-        for name, threshold in chosen.items()
-    }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("threshold at")
+    told = (images["label"], images["probability"])
+    rows = [{"threshold": threshold, **classification_metrics(*told, threshold)} for threshold in chosen.values()]
+    return pd.DataFrame(rows, index=pd.Index(chosen, name="threshold at"))
 
 
 @dataclass(frozen=True)
@@ -442,7 +427,7 @@ def platt_scaling(logits: ArrayLike, labels: ArrayLike) -> Calibration:
     return _logistic(logits, labels, fit_intercept=True)
 
 
-def reliability_bins(labels: ArrayLike, probabilities: ArrayLike, patients: Patients, seed: int = 0) -> pd.DataFrame:
+def reliability_bins(labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike, seed: int = 0) -> pd.DataFrame:
     """The points of a reliability diagram: one row a bin, from low to high probability.
 
     Parameters
@@ -481,7 +466,7 @@ def reliability_bins(labels: ArrayLike, probabilities: ArrayLike, patients: Pati
     return pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="bin"))
 
 
-def calibration_scores(labels: ArrayLike, probabilities: ArrayLike, patients: Patients, seed: int = 0) -> pd.DataFrame:
+def calibration_scores(labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike, seed: int = 0) -> pd.DataFrame:
     """Brier score, log loss and expected calibration error, each with its 95 % patient-bootstrap interval.
 
     The ECE is the mean distance of probability and observed share over the bins of `reliability_bins`,
@@ -519,18 +504,14 @@ def calibration_scores(labels: ArrayLike, probabilities: ArrayLike, patients: Pa
     number, weights = _bins(p), sample_and_replicates(names, seed)
     surplus = np.where(number[:, None] == np.unique(number), (p - y)[:, None], 0)  # a bin's sum: n_b (mean p − mean y)
     ece = np.abs(weights @ surplus).sum(axis=1) / weights.sum(axis=1)
-    scores = {
-        "brier": cluster_mean((p - y) ** 2, names, seed=seed),
-        "log_loss": cluster_mean(-np.log(np.where(y == 1, inside, 1 - inside)), names, seed=seed),
-        "ece": estimate(float(ece[0]), np.maximum(0, 2 * ece[0] - ece[1:]), names),
-    }
+    losses = {"brier": (p - y) ** 2, "log_loss": -np.log(np.where(y == 1, inside, 1 - inside))}
+    scores = {name: cluster_mean(loss, names, seed=seed) for name, loss in losses.items()}
+    scores["ece"] = estimate(float(ece[0]), np.maximum(0, 2 * ece[0] - ece[1:]), names)
     rows = [(e.value, e.low, np.maximum(e.high, e.value)) for e in scores.values()]
     return pd.DataFrame(rows, columns=["value", "low", "high"], index=pd.Index(scores, name="metric"))
 
 
-def _metrics(
-    y: NDArray[np.number], p: NDArray[np.number], threshold: float, weights: NDArray[np.number]
-) -> dict[str, NDArray[np.float64]]:
+def _metrics(y: np.ndarray, p: np.ndarray, threshold: float, weights: np.ndarray) -> dict[str, np.ndarray]:
     """Name → (n,) metric of every row of (n, N) image weights."""
     called = p >= threshold
     columns = [(y == 1) & called, (y == 1) & ~called, (y == 0) & called, (y == 0) & ~called, (p - y) ** 2]
