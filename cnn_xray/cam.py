@@ -8,7 +8,6 @@ arXiv 1512.04150). Maps are raw and signed: positive cells speak for PNEUMONIA, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,11 +141,7 @@ def layer_cam(activations: np.ndarray, gradient: np.ndarray) -> np.ndarray:
     return np.maximum(0, hires_cam(activations, np.maximum(0, gradient)))
 
 
-METHODS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "grad_cam": grad_cam,
-    "hires_cam": hires_cam,
-    "layer_cam": layer_cam,
-}
+METHODS = {"grad_cam": grad_cam, "hires_cam": hires_cam, "layer_cam": layer_cam}
 
 
 def gradient_map(
@@ -277,8 +272,8 @@ def parameter_randomisation(model: Any, images: np.ndarray, seed: int) -> pd.Dat
 
 def _agreement_row(original: np.ndarray, maps: np.ndarray) -> dict[str, float]:
     found = {"signed": rank_agreement(original, maps), "absolute": rank_agreement(np.abs(original), np.abs(maps))}
-    means = {name: float(pd.Series(values).mean()) for name, values in found.items()}  # over what is not NaN
-    return means | {f"{name}_left_out": int(np.isnan(values).sum()) for name, values in found.items()}
+    table = pd.DataFrame(found)
+    return {**table.mean(), **table.isna().sum().add_suffix("_left_out")}  # the mean over what is not NaN
 
 
 def _last_feature_map(model: Any) -> Any:
