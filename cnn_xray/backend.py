@@ -104,7 +104,7 @@ def feed_training(
     images: np.ndarray,
     labels: np.ndarray,
     order: np.ndarray,
-    class_weights: tuple[float, float] = (1.0, 1.0),
+    class_weights: Sequence[float] = (1.0, 1.0),
     mixers: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = (),
 ) -> dict[str, Any]:
     """Keyword arguments that give ``model.fit`` images and labels in a given order.

@@ -71,11 +71,10 @@ def load(file: Path) -> Any:
 
 def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: bool) -> Any:
     kernel, stride = (5, 2) if first else (3, 1)
-    padding = "same"
     if p.padding == "reflect":
         around = kernel - stride + (-x.shape[1]) % stride  # what "same" adds to both sides together
         x = ReflectionPadding(around // 2, around - around // 2, name=f"pad{name}")(x)
-        padding = "valid"
+    padding = "valid" if p.padding == "reflect" else "same"
     x = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=f"conv{name}")(x)
     x = layers.BatchNormalization(momentum=0.9, name=f"norm{name}")(x)
     return layers.ReLU(name=f"relu{name}")(x)
@@ -134,20 +133,12 @@ class RandomAffine(_RandomLayer):
     width to height. ``fill`` says what is seen beyond the edge: ``constant`` (black) or ``reflect``.
     """
 
-    defaults = {
-        "flip": True,
-        "rotation": 0.0,
-        "shift": 0.0,
-        "zoom": 0.0,
-        "aspect_jitter": 0.0,
-        "fill": "constant",
-    }
+    defaults = {"flip": True, "rotation": 0.0, "shift": 0.0, "zoom": 0.0, "aspect_jitter": 0.0, "fill": "constant"}
 
     def changed(self, images: Any) -> Any:
         transforms = self.transforms(self.drawn(ops.shape(images)[0]), images.shape[1], images.shape[2])
-        return ops.image.affine_transform(
-            images, transforms, interpolation="bilinear", fill_mode=self.options["fill"], fill_value=0.0
-        )
+        beyond = {"fill_mode": self.options["fill"], "fill_value": 0.0}
+        return ops.image.affine_transform(images, transforms, interpolation="bilinear", **beyond)
 
     def drawn(self, count: Any) -> dict[str, Any]:
         """Random amounts for ``count`` images, each (count,): mirror ±1, angle (rad, anticlockwise), moves, sizes.
@@ -166,13 +157,9 @@ class RandomAffine(_RandomLayer):
         mirror = ops.where(uniform(1.0) < 0, -1.0, 1.0) if o["flip"] else ops.ones((count,))
         angle = moved * uniform(o["rotation"] * math.pi / 180)
         zoom, aspect = moved * uniform(o["zoom"]), moved * uniform(o["aspect_jitter"])
+        x, y = moved * uniform(o["shift"]), moved * uniform(o["shift"])
         sizes = {"log_width": zoom + aspect / 2, "log_height": zoom - aspect / 2}
-        return {
-            "mirror": mirror,
-            "angle": angle,
-            "x": moved * uniform(o["shift"]),
-            "y": moved * uniform(o["shift"]),
-        } | sizes
+        return {"mirror": mirror, "angle": angle, "x": x, "y": y, **sizes}
 
     @staticmethod
     def transforms(drawn: dict[str, Any], height: int, width: int) -> Any:

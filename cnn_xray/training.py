@@ -73,21 +73,14 @@ def compile_model(model: Any, p: TrainParameters, steps: int) -> None:
         In which the learning rate runs its course: up to its peak, then down to 0 along a cosine, or constant.
     """
     keras = backend.start()
-    warm_up = int(WARM_UP * steps)
-    least = 0.0 if p.schedule == "cosine" else 1.0
-    model.compile(
-        keras.optimizers.AdamW(
-            keras.optimizers.schedules.CosineDecay(
-                0.0, steps - warm_up, alpha=least, warmup_target=p.learning_rate, warmup_steps=warm_up
-            ),
-            weight_decay=p.weight_decay,
-            global_clipnorm=p.clip_norm or None,
-            use_ema=bool(p.ema),
-            ema_momentum=p.ema or 0.99,
-        ),
-        keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=p.label_smoothing),
-        jit_compile=not backend.is_tensorflow(),  # XLA is slower than TensorFlow's own kernels on a CPU
-    )
+    warm_up, least = int(WARM_UP * steps), 0.0 if p.schedule == "cosine" else 1.0
+    climb = {"warmup_target": p.learning_rate, "warmup_steps": warm_up}
+    rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm_up, alpha=least, **climb)
+    average = {"use_ema": bool(p.ema), "ema_momentum": p.ema or 0.99}
+    optimizer = keras.optimizers.AdamW(rate, p.weight_decay, global_clipnorm=p.clip_norm or None, **average)
+    loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=p.label_smoothing)
+    # XLA is slower than TensorFlow's own kernels on a CPU.
+    model.compile(optimizer, loss, jit_compile=not backend.is_tensorflow())
 
 
 def mixing_layers(p: TrainParameters) -> list[Any]:
@@ -120,12 +113,9 @@ def _order(labels: np.ndarray, p: TrainParameters) -> np.ndarray:
     return np.stack([rng.permutation(len(labels))[:kept] for _ in range(p.epochs)]).reshape(shape)
 
 
-def _class_weights(labels: np.ndarray, p: TrainParameters) -> tuple[float, float]:
+def _class_weights(labels: np.ndarray, p: TrainParameters) -> list[float]:
     """Weight of a NORMAL and of a PNEUMONIA image in the loss."""
-    if p.balance != "weights":
-        return 1.0, 1.0
-    normal, pneumonia = len(labels) / (2 * np.bincount(labels, minlength=2))
-    return float(normal), float(pneumonia)
+    return (len(labels) / (2 * np.bincount(labels, minlength=2))).tolist() if p.balance == "weights" else [1.0, 1.0]
 
 
 def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParameters) -> Any:
@@ -142,18 +132,16 @@ def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParame
         def on_epoch_end(self, epoch, logs):
             logits = predict(self.model, images)
             if not np.isfinite(logits).all():
-                lower = f"try a learning_rate below {p.learning_rate:g}"
-                raise InputError(f"Training diverged in epoch {epoch + 1}; {lower}.")
+                diverged = f"Training diverged in epoch {epoch + 1}"
+                raise InputError(f"{diverged}; try a learning_rate below {p.learning_rate:g}.")
             logs["val_loss"] = float(log_loss(labels, probability(logits), labels=[0, 1]))
             logs["val_auc"] = float(roc_auc_score(labels, logits))
             now = time.perf_counter()
             logs["seconds"] = now - self.epoch_begun
             left = (now - self.begun) / (epoch + 1) * (p.epochs - epoch - 1)
-            told = "  ".join(f"{name} {logs[name]:.4f}" for name in ("loss", "val_loss", "val_auc"))
-            print(
-                f"epoch {epoch + 1:2d}/{p.epochs}  {told}  {logs['seconds']:.1f} s, at most {left:.0f} s left",
-                flush=True,
-            )
+            told = [f"epoch {epoch + 1:2d}/{p.epochs}"]
+            told += [f"{name} {logs[name]:.4f}" for name in ("loss", "val_loss", "val_auc")]
+            print("  ".join([*told, f"{logs['seconds']:.1f} s, at most {left:.0f} s left"]), flush=True)
 
     return Judge()
 
@@ -177,23 +165,15 @@ def predict(model: Any, images: np.ndarray, batch_size: int = 64, tta: str = "no
 
 
 def _views(images: np.ndarray, tta: str) -> Iterator[np.ndarray]:
-    moves = [(0, 0)]
-    if tta == "shifts":
-        step = max(1, round(TTA_SHIFT * images.shape[1]))
-        moves += [(0, step), (0, -step), (step, 0), (-step, 0)]
-    for down, right in moves:
-        moved = np.zeros_like(images)
-        (to_y, from_y), (to_x, from_x) = _overlap(down), _overlap(right)
-        moved[:, to_y, to_x] = images[:, from_y, from_x]
+    side = images.shape[1]
+    step = max(1, round(TTA_SHIFT * side))
+    padded = np.pad(images, ((0, 0), (step, step), (step, step)))
+    moves = [(0, 0), (0, step), (0, -step), (step, 0), (-step, 0)]
+    for down, right in moves if tta == "shifts" else moves[:1]:
+        moved = padded[:, step - down :, step - right :][:, :side, :side]
         yield moved
         if tta != "none":
             yield moved[:, :, ::-1]
-
-
-def _overlap(move: int) -> tuple[slice, slice]:
-    """Where a picture moved by that many px lands, and from where it comes."""
-    onto, out = slice(max(move, 0), min(move, 0) or None), slice(max(-move, 0), min(-move, 0) or None)
-    return onto, out
 
 
 def pooled(model: Any, images: np.ndarray, batch_size: int = 64) -> np.ndarray:

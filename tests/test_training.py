@@ -158,7 +158,7 @@ def test_the_images_are_fed_in_that_order_with_their_labels_and_weights():
 
 def test_class_weights_by_hand():
     labels = np.array([0] * 9 + [1] * 3)
-    expected = (pytest.approx(2 / 3), 2.0)  # 12 / (2·9), 12 / (2·3)
+    expected = [pytest.approx(2 / 3), 2.0]  # 12 / (2·9), 12 / (2·3)
     assert training._class_weights(labels, TrainParameters(balance="weights")) == expected
     for balance in ("sampling", "none"):
         assert training._class_weights(labels, TrainParameters(balance=balance)) == (1.0, 1.0)
