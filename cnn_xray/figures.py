@@ -6,6 +6,8 @@ red (speaks for PNEUMONIA) on one symmetric scale for all maps of a figure.
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -48,13 +50,9 @@ def contact_sheet(
     figure, grid = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for i, axes in enumerate(grid.flat):
         axes.set_axis_off()
-        if i >= len(images):
-            continue
-        axes.imshow(images[i], cmap="gray", vmin=0, vmax=255)
-        axes.set_title(titles[i], fontsize=8)
-        for colour, masks in (outlines or {}).items():
-            if masks[i].any():
-                axes.contour(masks[i], levels=[0.5], colors=[colour], linewidths=0.9)
+        if i < len(images):
+            _image(axes, images[i], {colour: masks[i] for colour, masks in (outlines or {}).items()})
+            axes.set_title(titles[i], fontsize=8)
     return figure
 
 
@@ -119,7 +117,7 @@ def evidence_maps(
     figure, grid = plt.subplots(len(images), len(names), figsize=size, layout="constrained", squeeze=False)
     for row, lines in enumerate(grid):
         for axes, name in zip(lines, names, strict=True):
-            _image(axes, (below or {}).get(name, images)[row], None if lungs is None else lungs[row])
+            _image(axes, (below or {}).get(name, images)[row], {} if lungs is None else {LUNG: lungs[row]})
             if row == 0:
                 axes.set_title(name, fontsize=9)
             if name == "image":
@@ -134,12 +132,13 @@ def evidence_maps(
     return figure
 
 
-def _image(axes: Axes, image: np.ndarray, lung: np.ndarray | None) -> None:
+def _image(axes: Axes, image: np.ndarray, outlines: dict[str, np.ndarray]) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
     axes.set(xticks=[], yticks=[])
     sns.despine(ax=axes, left=True, bottom=True)
-    if lung is not None and lung.any():
-        axes.contour(lung, levels=[0.5], colors=[LUNG], linewidths=0.8)
+    for colour, mask in outlines.items():
+        if mask.any():
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
 
 
 def _overlay(axes: Axes, one: np.ndarray, size: int, limit: float) -> None:
@@ -153,7 +152,6 @@ def _hatch_outside(axes: Axes, window: Window, size: int) -> None:
     x0, y0, x1, y1 = np.multiply(window, size) - 0.5
     low, high = -0.5, size - 0.5
     sides = [(low, low, high, y0), (low, y1, high, high), (low, y0, x0, y1), (x1, y0, high, y1)]
+    look: dict[str, Any] = {"facecolor": "#000000aa", "edgecolor": "#bbbbbb", "hatch": "///", "linewidth": 0}
     for left, top, right, bottom in sides:
-        covered = Rectangle((left, top), right - left, bottom - top, facecolor="#000000aa", edgecolor="#bbbbbb")
-        covered.set(hatch="///", linewidth=0)
-        axes.add_patch(covered)
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, **look))
