@@ -31,7 +31,6 @@ _RULES: dict[str, tuple[Callable[..., Any], str]] = {  # by the first word of a 
     "right": (lambda v: np.isin(v, (0, 1)), "must be False or True (0 or 1)"),
     "probabilities": (lambda v: (v >= 0) & (v <= 1), "must lie in 0..1 (a logit needs its sigmoid; NaN: diverged)"),
     "scores": (np.isfinite, "must be finite (NaN means a model that diverged)"),
-    "features": (np.isfinite, "must be finite"),
     "confounder": (lambda v: ~np.isinf(v), "must be finite, or NaN where unknown"),
     "patients": (pd.notna, "must be known for every image (where they are not, a name of its own each)"),
 }
@@ -95,7 +94,7 @@ def checked_columns(*, least: int = 1, **columns: ArrayLike | Patients) -> list[
         The number of images that there must be.
     **columns : array_like (N,)
         The first word of a name is its rule: ``labels`` (0 or 1), ``right`` (False or True), ``probabilities``
-        (0..1), ``scores`` and ``features`` (finite), ``confounder`` (finite, or NaN where unknown), ``patients`` (any
+        (0..1), ``scores`` (finite), ``confounder`` (finite, or NaN where unknown), ``patients`` (any
         value, none missing). By any other name: numbers, NaN and infinity among them.
 
     Returns
