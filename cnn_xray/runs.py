@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -226,30 +227,25 @@ def _measured(p: TrainParameters, data: Dataset, run: Run, trained: dict[str, fl
     scored = data.rows("val", *TEST_SPLITS)
     explained = cam.evidence(run.model, data.pixels[scored])
     logits = explained.logits if p.tta == "none" else training.predict(run.model, data.pixels[scored], tta=p.tta)
-    predictions = data.table.iloc[scored][["path", "label", "split", "patient"]].assign(
-        logit=logits, probability=training.probability(logits)
-    )
+    predictions = data.table.iloc[scored][["path", "label", "split", "patient"]]
+    predictions = predictions.assign(logit=logits, probability=training.probability(logits))
     predictions.to_csv(run.folder / "predictions.csv", index=False)
-    attended: dict[str, float] = {}
+    metrics = _scores(predictions)
     if len(data.rows("test")):
         table = _attention(p, data, run)
         table.to_csv(run.folder / "attention.csv", index=False)
         means = table[table["arm"] == "image"].select_dtypes("number").drop(columns="label").mean().dropna()
-        attended = {f"test_{name}": value for name, value in means.items()}
+        metrics |= {f"test_{name}": value for name, value in means.items()}
+    metrics["largest_evidence_residual"] = float(explained.residual().max())
     artifact = [name for name in TrainParameters.model_fields if name.startswith(("phantom_", "artifact_"))]
     phantom = {name: getattr(p, name) for name in artifact if p.data == PHANTOM}
     return {
         "measurement": MEASUREMENT,
         "parameters": {"data": data.name, **identity(p), **phantom},
-        "metrics": {
-            **_scores(predictions),
-            **attended,
-            "largest_evidence_residual": float(explained.residual().max()),
-            **trained,
-        },
+        "metrics": metrics | trained,
         "seed": p.seed,
         "data_fingerprint": data.fingerprint,
-        "images": {split: int(count) for split, count in data.table["split"].value_counts().items()},
+        "images": data.table["split"].value_counts().to_dict(),
         "notes": list(data.notes),
         "measured_by": environment(),
     }
@@ -259,9 +255,8 @@ def _scores(predictions: pd.DataFrame) -> dict[str, float]:
     """``val_auc``, and every metric of each test set as ``test_auc``, ``conflict_auc``, ``test_accuracy``, …"""
     scores: dict[str, float] = {}
     for split, part in predictions.groupby("split", sort=False):
-        found = classification_metrics(part["label"].to_numpy(), part["probability"].to_numpy())
-        kept = ["auc"] if split == "val" else list(found)
-        scores.update({f"{split}_{name}": found[name] for name in kept})
+        found = classification_metrics(part["label"], part["probability"])
+        scores |= {f"{split}_{name}": value for name, value in found.items() if split != "val" or name == "auc"}
     return scores
 
 
@@ -271,17 +266,11 @@ def _attention(p: TrainParameters, data: Dataset, run: Run) -> pd.DataFrame:
 
     rows, train = data.rows("test"), data.rows("train")
     fresh = [network.build(p.model_copy(update={"seed": p.seed + 1_000_000 * i})) for i in range(1, UNTRAINED + 1)]
-    found = attention.metrics_beside_nulls(
-        partial(cam.evidence, run.model),
-        [partial(cam.evidence, model) for model in fresh],
-        data.pixels[rows],
-        attention.neutral_image(data.pixels[train], data.table["label"].to_numpy()[train]),
-        p.border,
-        p.explain,
-        *(None if masks is None else masks[rows] for masks in (data.lungs, data.artifacts)),
-    )
-    table = data.table.iloc[rows].reset_index(drop=True)[["path", "label", "patient"]]
-    return table.join(found)
+    own, *untrained = (partial(cam.evidence, model) for model in (run.model, *fresh))
+    neutral = attention.neutral_image(data.pixels[train], data.table["label"].to_numpy()[train])
+    areas = (None if masks is None else masks[rows] for masks in (data.lungs, data.artifacts))
+    found = attention.metrics_beside_nulls(own, untrained, data.pixels[rows], neutral, p.border, p.explain, *areas)
+    return data.table.iloc[rows].reset_index(drop=True)[["path", "label", "patient"]].join(found)
 
 
 def environment() -> dict[str, Any]:
@@ -293,10 +282,8 @@ def package_versions() -> dict[str, str]:
     """Version of each of `PACKAGES` that is installed."""
     found = {}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 

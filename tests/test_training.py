@@ -161,7 +161,7 @@ def test_class_weights_by_hand():
     expected = [pytest.approx(2 / 3), 2.0]  # 12 / (2·9), 12 / (2·3)
     assert training._class_weights(labels, TrainParameters(balance="weights")) == expected
     for balance in ("sampling", "none"):
-        assert training._class_weights(labels, TrainParameters(balance=balance)) == (1.0, 1.0)
+        assert training._class_weights(labels, TrainParameters(balance=balance)) == [1.0, 1.0]
 
 
 def test_class_weights_reach_the_loss():
