@@ -13,11 +13,6 @@ from numpy.random import Generator
 
 from cnn_xray import InputError
 
-KINDS = {
-    "border": ("marker", "text", "collimation", "exposure", "tubing", "vignette"),
-    "inside": ("marker", "text", "tubing"),
-    "global": ("blur", "contrast"),
-}
 BORDER = 0.11  # border artifacts stay in this outer fraction of the side; a crop of 12.5 % leaves nothing of them
 WHITE = 150  # grey levels that a bright artifact of amplitude 1 adds
 ELSEWHERE = 0.25  # chance of an artifact to lie at the other of its two sides
@@ -102,21 +97,18 @@ def paint(
     InputError
         Where a lung has no room for the artifact.
     """
-    side = len(image)
+    side, nowhere = len(image), np.zeros(image.shape, bool)
     if kind == "blur":
-        return cv2.GaussianBlur(image, (0, 0), 0.011 * amplitude * side), np.zeros(image.shape, bool)
+        return cv2.GaussianBlur(image, (0, 0), 0.011 * amplitude * side), nowhere
     if kind == "contrast":
         mean = image.mean()
-        flat = np.rint(mean + (image - mean) / (1 + 0.6 * amplitude))
-        return flat.astype(np.uint8), np.zeros(image.shape, bool)
+        return np.rint(mean + (image - mean) / (1 + 0.6 * amplitude)).astype(np.uint8), nowhere
     if location == "border":
         depth = int(BORDER * side)
-        room = np.ones(image.shape, bool)
-        room[depth:-depth, depth:-depth] = False
+        room = np.pad(nowhere[depth:-depth, depth:-depth], depth, constant_values=True)
         light = _AT_BORDER[kind](side, depth, rng)
     else:
-        room = lungs
-        light = _INSIDE[kind](lungs, rng)
+        room, light = lungs, _INSIDE[kind](lungs, rng)
     light = amplitude * np.where(room, light, 0)
     bright = image + WHITE * np.maximum(light, 0)
     painted = np.rint(np.clip(bright * np.clip(1 + light, 0, 1), 0, 255)).astype(np.uint8)
@@ -188,7 +180,7 @@ def _inside_marker(lungs: np.ndarray, rng: Generator) -> np.ndarray:
 
 def _inside_text(lungs: np.ndarray, rng: Generator) -> np.ndarray:
     """A burnt-in time of day in one lung."""
-    on_the_left = rng.random() >= ELSEWHERE
+    on_the_left = rng.random() >= ELSEWHERE  # drawn before the time
     return _fit(lungs, _clock(rng), 0.05, rng, on_the_left)
 
 
@@ -210,6 +202,7 @@ _AT_BORDER = {
     "vignette": _border_vignette,
 }
 _INSIDE = {"marker": _inside_marker, "text": _inside_text, "tubing": _inside_tubing}
+KINDS = {"border": tuple(_AT_BORDER), "inside": tuple(_INSIDE), "global": ("blur", "contrast")}
 
 
 # ---- letters and lines

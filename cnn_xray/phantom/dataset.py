@@ -21,20 +21,12 @@ from cnn_xray.phantom.anatomy import radiograph
 RECIPE = 1  # raise it whenever the same spec would paint other images, so that none are mixed
 NOTHING = "masks/nothing.png"  # the one empty mask that all images without an opacity or artifact share
 CLASSES = ("NORMAL", "PNEUMONIA")
-RANGES = {
-    "images": (2, 1_000_000),
-    "test_images": (2, 1_000_000),
-    "size": (64, 1024),
-    "rho": (-1, 1),
-    "amplitude": (0.05, 3),
-    "signal": (0, 2),
-    "seed": (0, 2**63),
-}
+COLUMNS = ["path", "label", "split", "patient", "lung_mask", "artifact_mask", "opacity_mask", "artifact"]
 
 
 @dataclass(frozen=True)
 class PhantomSpec:
-    """What decides every pixel of a phantom. Raises `InputError` for impossible values.
+    """What decides every pixel of a phantom; `parameters.DataParameters` says what is possible.
 
     In training images and in the test set ``test``, an artifact is there with probability (1 + ``rho``) / 2 if
     the image shows a pneumonia and (1 - ``rho``) / 2 if not.
@@ -49,13 +41,6 @@ class PhantomSpec:
     amplitude: float = 1.0  # strength of the artifact, 1 = plain to see
     signal: float = 0.4  # fraction of the lung's air that an opacity replaces
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        artifacts.check(self.location, self.kinds)
-        for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise InputError(f"The phantom's {name} is {value}; it must lie in {low} to {high}.")
 
     @property
     def identifier(self) -> str:
@@ -113,12 +98,12 @@ def _render(spec: PhantomSpec, folder: Path) -> None:
     tasks = [("train", i) for i in range(spec.images)] + [("test", i) for i in range(spec.test_images)]
     workers = Parallel(n_jobs=min(4, os.cpu_count() or 1), prefer="threads", batch_size=16)
     versions = workers(delayed(_versions)(spec, folder, *task) for task in tasks)
-    table = pd.DataFrame([row for rows in versions for row in rows])
+    table = pd.DataFrame([row for rows in versions for row in rows], columns=COLUMNS)
     table = table.assign(original_width=spec.size, original_height=spec.size)
     pd.concat([table[table["split"] == name] for name in splits]).to_csv(folder / "manifest.csv", index=False)
 
 
-def _versions(spec: PhantomSpec, folder: Path, people: str, index: int) -> list[dict[str, object]]:
+def _versions(spec: PhantomSpec, folder: Path, people: str, index: int) -> list[tuple[str | int, ...]]:
     """Paint image ``index`` of training or test data, write all its versions, return their manifest rows."""
     patient, visit = _patient(index) if people == "train" else (index, 0)
     label, group = patient % 2, ("train", "test").index(people)  # the two draw from different random streams
@@ -138,21 +123,13 @@ def _versions(spec: PhantomSpec, folder: Path, people: str, index: int) -> list[
     for part, path in paths.items():
         if path != NOTHING:
             _png(folder / path, masks[part] * np.uint8(255))
+    rows: list[tuple[str | int, ...]] = []
     for split, artifact in has.items():
-        _png(folder / split / f"{name}.png", painted if artifact else plain.image)
-    return [
-        {
-            "path": f"{split}/{name}.png",
-            "label": CLASSES[label],
-            "split": split,
-            "patient": f"{people}-{patient:05d}",
-            "lung_mask": paths["lungs"],
-            "artifact_mask": paths["artifact"] if artifact else NOTHING,
-            "opacity_mask": paths["opacity"],
-            "artifact": int(artifact),
-        }
-        for split, artifact in has.items()
-    ]
+        path, own = f"{split}/{name}.png", paths["artifact"] if artifact else NOTHING
+        _png(folder / path, painted if artifact else plain.image)
+        said = (path, CLASSES[label], split, f"{people}-{patient:05d}")
+        rows.append((*said, paths["lungs"], own, paths["opacity"], int(artifact)))
+    return rows
 
 
 def _patient(index: int) -> tuple[int, int]:
