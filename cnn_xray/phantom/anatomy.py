@@ -37,17 +37,12 @@ class _Canvas:
     size: int
     affine: np.ndarray
 
-    def pixels(self, points: np.ndarray) -> np.ndarray:
-        """Fixed-point pixel coordinates of points (..., 2)."""
-        placed = points @ self.affine[:, :2].T + self.affine[:, 2]
-        return np.rint(placed * 2**SUBPIXEL).astype(np.int32)
-
     def fill(self, *outlines: np.ndarray) -> np.ndarray:
         """Coverage (S, S) float32 in 0..1 of filled outlines (n, 2), or stacks of them (m, n, 2)."""
         layer = np.zeros((self.size, self.size), np.uint8)
         for stack in outlines:
-            placed = self.pixels(stack)
-            for outline in placed if placed.ndim == 3 else [placed]:
+            placed = (stack @ self.affine[:, :2].T + self.affine[:, 2]) * 2**SUBPIXEL
+            for outline in np.rint(placed).astype(np.int32).reshape(-1, *stack.shape[-2:]):
                 cv2.fillPoly(layer, [outline], 255, cv2.LINE_AA, SUBPIXEL)
         return layer.astype(np.float32) / np.float32(255)
 
