@@ -175,10 +175,8 @@ def _check_manifest(manifest: Manifest, place: Path) -> None:
         raise InputError(f"{len(repeated)} images stand in {place} more than once, e.g. {repeated.iloc[0]}.")
     shared = patients_in_two_splits(table)["patient"]
     if len(shared):
-        raise InputError(
-            f"{len(shared)} patients of {place} are in both training and test data: {', '.join(shared.head(5))}. "
-            "Move each to one side; a network that has met a patient is not tested on them."
-        )
+        where = f"{len(shared)} patients of {place} are in both training and test data: {', '.join(shared.head(5))}."
+        raise InputError(f"{where} Move each to one side; a network that has met a patient is not tested on them.")
 
 
 # ---- patients and splits
@@ -244,11 +242,10 @@ def validation_split(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     inside = pool["patient"].isin(validation)
     for name, part in (("validation", pool[inside]), ("training", pool[~inside])):
         if part["label"].nunique() < 2:
-            counts = [pool.loc[pool["label"] == label, "patient"].nunique() for label in CLASSES.values()]
-            raise InputError(
-                f"The {name} split would lack a class: in train and val, {counts[0]} patients have NORMAL images and "
-                f"{counts[1]} PNEUMONIA. At least two of each class, with images of it alone, are needed: add patients."
-            )
+            normal, pneumonia = (pool[pool["label"] == label]["patient"].nunique() for label in CLASSES.values())
+            are = f"in train and val, {normal} patients have NORMAL images and {pneumonia} PNEUMONIA"
+            needed = "At least two of each class, with images of it alone, are needed: add patients."
+            raise InputError(f"The {name} split would lack a class: {are}. {needed}")
     split = pd.Series(np.where(inside, "val", "train"), pool.index)
     return table.assign(split=split.reindex(table.index).fillna(table["split"]))
 
@@ -353,11 +350,9 @@ def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Datase
             table.loc[list(mask.problems), f"has_{name}"] = False
             seen[f"{name}s"] = mask.pixels > 127
     if bad and p.on_bad_image == "error":
-        listed = "\n".join(f"  {path}: {reason}" for path, reason in bad.items())
-        raise InputError(
-            f"{len(bad)} images and masks cannot be read:\n{listed}\n"
-            "Repair or remove them, or set on_bad_image = skip to go on without them."
-        )
+        listed = "".join(f"  {path}: {reason}\n" for path, reason in bad.items())
+        advice = "Repair or remove them, or set on_bad_image = skip to go on without them."
+        raise InputError(f"{len(bad)} images and masks cannot be read:\n{listed}{advice}")
     if not readable.any():
         raise InputError(f"None of the {len(table)} images can be read; there is nothing to go on with.")
     if bad:
@@ -372,14 +367,10 @@ def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Datase
 
 def _taken(data: Dataset, rows: list[int] | np.ndarray) -> Dataset:
     """The images in ``rows``, in that order; one may come more than once."""
-    return replace(
-        data,
-        table=data.table.iloc[rows].reset_index(drop=True),
-        pixels=data.pixels[rows],
-        placements=[data.placements[row] for row in rows],
-        lungs=None if data.lungs is None else data.lungs[rows],
-        artifacts=None if data.artifacts is None else data.artifacts[rows],
-    )
+    stacks = {"pixels": data.pixels, "lungs": data.lungs, "artifacts": data.artifacts}
+    taken: dict[str, Any] = {name: None if stack is None else stack[rows] for name, stack in stacks.items()}
+    taken["placements"] = [data.placements[row] for row in rows]
+    return replace(data, table=data.table.iloc[rows].reset_index(drop=True), **taken)
 
 
 def _original_sizes(table: pd.DataFrame, notes: list[str]) -> np.ndarray:
@@ -441,12 +432,10 @@ def plant(
     without = len(pixels) if lungs is None else (~lungs.any(axis=(1, 2))).sum()
     if p.artifact_location == "inside" and without:
         raise InputError(f"artifact_location is 'inside', but {without} of {len(pixels)} images have no lung mask.")
-    taken = set(table["split"]) & set(artifacts.test_sets(rho)) - {"test"}
+    taken = ", ".join(sorted(set(table["split"]) & set(artifacts.test_sets(rho)) - {"test"}))
     if taken:
-        raise InputError(
-            f"These data have the test set {', '.join(sorted(taken))}, which planting an artifact would make from "
-            "test: give artifact_rho for data with no test set but test."
-        )
+        why = f"These data have the test set {taken}, which planting an artifact would make from test"
+        raise InputError(f"{why}: give artifact_rho for data with no test set but test.")
     kinds, nothing = p.kinds(), np.zeros(pixels.shape[1:], bool)
     for row, (label, split) in enumerate(zip(table["label"], table["split"], strict=True)):
         rng = np.random.default_rng(np.random.SeedSequence(p.seed, spawn_key=(row,)))

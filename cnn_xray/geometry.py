@@ -231,9 +231,8 @@ def soft_inner_border(size: int, width: float) -> np.ndarray:
         Where both bands, with their seams, meet in the middle of the image.
     """
     if 2 * width * (1 + SEAM) > 0.5:
-        raise InputError(
-            f"border is {width:g}, and a second band of this width has no room in the image; try a border up to 0.2."
-        )
+        why = "and a second band of this width has no room in the image"
+        raise InputError(f"border is {width:g}, {why}; try a border up to 0.2.")
     return soft_border(size, 2 * width) * (1 - soft_border(size, width))
 
 
