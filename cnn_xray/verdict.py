@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from cnn_xray import InputError, audit, geometry, interventions
 from cnn_xray.data import CLASSES, Dataset, load_dataset
 from cnn_xray.interventions import Score
 from cnn_xray.metrics import auc_difference, auc_with_interval
-from cnn_xray.parameters import ProbeParameters, TrainParameters
+from cnn_xray.parameters import ProbeParameters
 from cnn_xray.runs import Run, run_of
 from cnn_xray.statistics import Comparison, Estimate, holm, signed_rank
 
@@ -122,9 +123,10 @@ def border_figures(
         `runs.Run.attention`; without it *Displayed* is missing.
     """
     seen = ("border_outside_lungs", "outside_lungs", "between")
-    views = {part: _loaded(p.probe(keep=part)) for part in seen} if data.lungs is not None else {}
-    found = {}
-    if views and all(views.values()):
+    found, views = {}, {}
+    with suppress(InputError):  # too few images have a lung mask
+        views = {part: load_dataset(p.probe(keep=part)) for part in seen if data.lungs is not None}
+    if views:
         border, outside, between = (run_of(p.probe(keep=part), view) for part, view in views.items())
         found["Available"] = available(border, p.seed)
         found["Used"] = used(score, p, data, "border outside the lungs")
@@ -253,20 +255,11 @@ def harmful(predictions: pd.DataFrame, p: ProbeParameters, data: Dataset) -> Com
     images = data.table.iloc[data.rows("test")]
     size = audit.size_only_probe(data.table.iloc[data.rows("train", "val")], images, seed=p.seed)
     odds = audit.log_odds(size.probabilities)
-    known = odds[np.isfinite(odds)]
-    if not len(known) or np.ptp(known) == 0:
+    if pd.Series(odds).nunique() < 2:  # unknown sizes are NaN and do not count
         return None
     matched = audit.matched_auc(images["label"], test["logit"], odds, images["patient"], seed=p.seed)
     paired = test.iloc[matched.table.to_numpy().ravel()]
     return auc_difference(test, paired, p.seed) if len(paired) else None
-
-
-def _loaded(p: TrainParameters) -> Dataset | None:
-    """The images of a probe, or None where too few have the lung mask that it needs."""
-    try:
-        return load_dataset(p)
-    except InputError:
-        return None
 
 
 def judge(figures: dict[str, Comparison]) -> Verdict:
