@@ -143,8 +143,7 @@ def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region
         Of the border, fraction of the side.
     """
     mask, spared = region_mask(region, data, width)
-    if spared:
-        assert data.lungs is not None
+    if spared and data.lungs is not None:
         mask = mask * geometry.soft_outside(data.lungs[recipients] | data.lungs[donors], width * SEAM)
     return blend(data.pixels[recipients], data.pixels[donors], mask)
 
@@ -179,8 +178,7 @@ def swap_effects(
     InputError
         As `region_mask`.
     """
-    if region_mask(region, data, width)[1]:
-        assert data.lungs is not None
+    if region_mask(region, data, width)[1] and data.lungs is not None:
         has = data.lungs[rows].any(axis=(1, 2))
         pairs = pairs[has[pairs["recipient"]] & has[pairs["donor"]]]
     taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
