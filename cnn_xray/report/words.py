@@ -87,17 +87,6 @@ def uses_runs(ids: Iterable[str]) -> None:
     display({RUNS: {"runs": every}, "text/html": html, "text/plain": f"{word} {', '.join(every)}"}, raw=True)
 
 
-def uses_run(run_id: str) -> None:
-    """Show which run record was read, and put that run into the report's runs.csv.
-
-    Parameters
-    ----------
-    run_id
-        Id of the run.
-    """
-    uses_runs([run_id])
-
-
 def show(figure: Figure, alt: str = "") -> None:
     """Show a figure as PNG, or as JPEG where that takes less than half the space, and close it.
 
