@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,6 @@ def start(seed: int | None = None) -> Any:
 
         keras.ops.convert_to_numpy(keras.ops.zeros(1) + 1)
         logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every second model that predicts
-        if _gpu_name():
-            keras.mixed_precision.set_global_policy("mixed_float16" if is_tensorflow() else "mixed_bfloat16")
     if seed is not None:
         keras.utils.set_random_seed(seed)
     return keras
@@ -79,6 +78,32 @@ def device() -> dict[str, str | int]:
         threads["inter_op_threads"] = tf.config.threading.get_inter_op_parallelism_threads() or cores
     backend = "tensorflow" if is_tensorflow() else "jax"
     return {"device": f"{_gpu_name() or 'CPU'} ({backend}, {cores} cores)", **threads}
+
+
+def training_policy(precision: str, channels: int) -> str:
+    """Name of Keras' dtype policy that networks are trained with: mixed half precision, or ``float32``.
+
+    Parameters
+    ----------
+    precision : {"auto", "float32", "bfloat16"}
+        ``auto``: half precision where the device is faster by it: a GPU, or a processor with bfloat16 of its own, if
+        the network is not small (1.4 times as fast from 32 channels, no faster at 16; where bfloat16 is emulated, half
+        as fast).
+    channels
+        Of the network's first block.
+    """
+    if precision != "auto":
+        return {"bfloat16": "mixed_bfloat16"}.get(precision, precision)
+    if _gpu_name():
+        return "mixed_float16" if is_tensorflow() else "mixed_bfloat16"
+    return "mixed_bfloat16" if is_tensorflow() and channels >= 32 and _has_bfloat16() else "float32"
+
+
+def _has_bfloat16() -> bool:
+    """Whether the processor says that it multiplies bfloat16 (x86 under Linux)."""
+    with suppress(OSError):
+        return bool({"avx512_bf16", "amx_bf16"} & set(Path("/proc/cpuinfo").read_text().split()))
+    return False
 
 
 def feed(images: np.ndarray, batch_size: int = 64) -> dict[str, Any]:

@@ -29,7 +29,7 @@ UNMOVED = 0.25  # share of the images that are at most mirrored, so that images 
 ERASED = (0.02, 0.15)  # area of an erased patch, fraction of the image's
 
 
-def build(p: TrainParameters) -> Any:
+def build(p: TrainParameters, policy: str = "float32") -> Any:
     """Build an untrained model: images (N, S, S, 1) of grey values 0..255 → logits (N, 1).
 
     Pooling halves the map between blocks as long as it keeps at least 14 × 14 cells; the augmentation layers act
@@ -39,11 +39,36 @@ def build(p: TrainParameters) -> Any:
     ----------
     p
         Size, width, depth, padding, dropout, augmentation and seed.
+    policy
+        Keras' dtype policy of the layers between standardisation and pooling; weights are float32 in each.
     """
     keras.utils.set_random_seed(p.seed)
-    p = p.resolved()
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        return _built(p.resolved())
+    finally:
+        keras.config.set_dtype_policy(usual)
+
+
+def in_float32(model: Any, p: TrainParameters) -> Any:
+    """The same network with the same weights, computing in float32 throughout: what is measured and saved.
+
+    Parameters
+    ----------
+    model
+        Of `build`.
+    p
+        The parameters it was built with.
+    """
+    exact = build(p)
+    exact.set_weights(model.get_weights())
+    return exact
+
+
+def _built(p: TrainParameters) -> Any:
     image = keras.Input((p.side, p.side, 1), name="image")
-    x = _augmented(p, layers.Rescaling(1 / 255, name="rescaling")(image))
+    x = _augmented(p, layers.Rescaling(1 / 255, name="rescaling", dtype="float32")(image))
     x = layers.LayerNormalization(axis=[1, 2, 3], center=False, scale=False, dtype="float32", name="standardise")(x)
     blocks = max(1, int(math.log2(p.side / SMALLEST_MAP)))
     for block in range(blocks):
@@ -82,7 +107,7 @@ def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: boo
 
 def _augmented(p: TrainParameters, x: Any) -> Any:
     """Random affine map, then brightness, contrast, gamma, sharpness and erased patches, on 0..1."""
-    seed, whole = 1000 * p.seed, {"value_range": (0, 1)}
+    seed, whole = 1000 * p.seed, {"value_range": (0, 1), "dtype": "float32"}
     moves = {name: getattr(p, name) for name in RandomAffine.defaults}
     chosen = [RandomAffine(**moves, seed=seed + 1, name="affine", dtype="float32")]
     if p.brightness:
@@ -96,7 +121,7 @@ def _augmented(p: TrainParameters, x: Any) -> Any:
         chosen.append(RandomSharpness(**amounts, seed=seed + 4, name="sharpness", dtype="float32"))
     if p.erasing:
         share = (p.erasing, p.erasing)  # a single number would be the upper end of a range
-        patch = {"scale": ERASED, "fill_value": 0.5, "dtype": "float32"}
+        patch = {"scale": ERASED, "fill_value": 0.5}
         chosen.append(layers.RandomErasing(share, **patch, **whole, seed=seed + 6, name="erasing"))
     for layer in chosen:
         x = layer(x)

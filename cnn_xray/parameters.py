@@ -349,6 +349,9 @@ class TrainParameters(DataParameters):
         "shifts", description="logits are the mean over (shifts: both ways, and flipped)"
     )
     explain: Literal["predicted", "pneumonia"] = Field("predicted", description="what the evidence is for")
+    precision: Literal["auto", "float32", "bfloat16"] = _option(
+        "auto", description="arithmetic of training (auto: half precision where the device is faster by it)"
+    )
     rerun: bool = Field(False, description="train again although the run is recorded")
 
     @property

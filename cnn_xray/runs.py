@@ -205,11 +205,13 @@ def _train(p: TrainParameters, data: Dataset, folder: Path) -> dict[str, Any]:
 
     labels = data.table["label"].to_numpy()
     train, validation = data.rows("train"), data.rows("val")
-    trained_by = environment()
+    policy = backend.training_policy(p.precision, p.width or 0)
+    trained_by = {**environment(), "precision": policy}
     begun = time.perf_counter()
-    model = network.build(p)
+    model = network.build(p, policy)
     history = training.fit(model, p, (data.pixels[train], labels[train]), (data.pixels[validation], labels[validation]))
     seconds = time.perf_counter() - begun
+    model = network.in_float32(model, p)
     model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)
     told = {

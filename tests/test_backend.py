@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pytest
 
+from cnn_xray import backend
+
 TWO_STEPS = """
 import json, sys
 import numpy as np
@@ -49,3 +51,11 @@ def test_jax_trains_predicts_and_explains_as_tensorflow_does():
     for name in ("loss", "logits", "map"):
         np.testing.assert_allclose(told["jax"][name], told["tensorflow"][name], atol=2e-3)
     assert np.ptp(told["jax"]["logits"]) > 1e-3
+
+
+def test_training_takes_half_precision_only_where_it_is_faster(monkeypatch):
+    for has, channels, wanted in ((True, 32, "mixed_bfloat16"), (True, 16, "float32"), (False, 32, "float32")):
+        monkeypatch.setattr(backend, "_has_bfloat16", lambda has=has: has)
+        assert backend.training_policy("auto", channels) == wanted
+    assert backend.training_policy("float32", 32) == "float32"
+    assert backend.training_policy("bfloat16", 16) == "mixed_bfloat16"

@@ -316,3 +316,13 @@ def test_reflection_padding_is_numpys(before, after):
     sides = (before, after)
     expected = np.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
     np.testing.assert_array_equal(made("ReflectionPadding", before=before, after=after)(images), expected)
+
+
+def test_a_network_trained_in_half_precision_is_measured_in_float32():
+    half = network.build(SMALL, "mixed_bfloat16")
+    exact = network.in_float32(half, SMALL)
+    assert half.get_layer("conv0a").compute_dtype == "bfloat16" and half.get_layer("affine").compute_dtype == "float32"
+    assert {layer.compute_dtype for layer in exact.layers} == {"float32"}
+    for one, other in zip(half.get_weights(), exact.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert network.build(SMALL).get_layer("conv0a").compute_dtype == "float32"  # the policy does not stay
