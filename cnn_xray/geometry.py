@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.ndimage import gaussian_filter
+from scipy.stats import rankdata
 
 from cnn_xray import InputError
 
@@ -20,6 +22,8 @@ Window = tuple[float, float, float, float]
 
 FRAME = (0.0, 0.0, 1.0, 1.0)
 SEAM = 0.25  # width of the seam, as a fraction of the border's width
+PATCH = 0.08  # of random regions: standard deviation of the blur of their field, fraction of the side
+PATCHY_SEAM = 0.1  # of random regions: fraction of the image that lies in their seam
 GREY, BLACK, WHITE = np.uint8(128), np.uint8(0), np.uint8(255)  # instead of what is taken away, on every image
 NEED_LUNGS = ("border_outside_lungs", "outside_lung_box", "outside_lungs", "between", "lung_outline")
 
@@ -252,6 +256,29 @@ def soft_box(size: int, window: Window, seam: float = 0.0) -> np.ndarray:
     across = np.maximum(window[0] - centres, centres - window[2])
     down = np.maximum(window[1] - centres, centres - window[3])
     return _fall(np.maximum(down[:, None], across[None, :]), seam)
+
+
+def random_regions(size: int, areas: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Regions of given areas at random places, as many patches as chance makes, with a seam: (N, size, size) float32.
+
+    Every pixel is as likely to lie in one as any other: the field that is cut at a quantile has no edge (it continues
+    on the opposite side). Equal seeds give the same field, so the smaller of two regions lies within the larger.
+
+    Parameters
+    ----------
+    size
+        Side of the canvas, px.
+    areas : ndarray (N,)
+        Mean of each mask, 0..1; exact from half of PATCHY_SEAM to 1 less that.
+    seeds : ndarray (N,) int
+    """
+    ranks = {}
+    for seed in np.unique(seeds):
+        field = np.random.default_rng(seed).standard_normal((size, size), np.float32)
+        field = gaussian_filter(field, PATCH * size, mode="wrap")
+        ranks[seed] = (rankdata(field).reshape(size, size) - 0.5) / size**2  # uniform in 0..1
+    above = np.stack([ranks[seed] for seed in seeds]) - (1 - np.asarray(areas, float)[:, None, None])
+    return np.clip(above / PATCHY_SEAM + 0.5, 0, 1).astype(np.float32)
 
 
 def soft_outside(areas: np.ndarray, seam: float) -> np.ndarray:

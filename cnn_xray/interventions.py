@@ -5,13 +5,15 @@ can be asked as well as the network of this project.
 
 *Border swap* (class-crossed; for objects before backgrounds Xiao et al. 2020, arXiv 2006.09994): into image i a region
 of image j is pasted, j from the other class (cross) or from the same one, never of the same patient. The same-class
-arm undergoes the same surgery, so what the seam does cancels. With Δz the change of the logit and s = +1 for NORMAL,
-−1 for PNEUMONIA:
+arm undergoes the same surgery, so what the seam does on average cancels. With Δz the change of the logit and s = +1
+for NORMAL, −1 for PNEUMONIA:
 
-    τ_i = s_i (mean Δz cross − mean Δz same),      R = mean τ / (mean z | PNEUMONIA − mean z | NORMAL)
+    τ_i = s_i (mean Δz cross − mean Δz same),     R = ½ (τ_NORMAL + τ_PNEUMONIA) / (mean z PNEUMONIA − mean z NORMAL)
 
-R, the reliance ratio, is the share of the network's own class difference that moves with the region: 1 for the whole
-image, 0 for a region that tells it nothing.
+with τ of a class the mean over its images. R, the reliance ratio, is the share of the network's own class difference
+that moves with the region: 1 for the whole image, 0 for a region that tells it nothing. Classes count alike, whatever
+their numbers: a seam that is more visible between classes than within one moves both classes' logits the same way, so
+it enters τ_NORMAL and τ_PNEUMONIA with opposite signs and cancels.
 
 *Occlusion* paints a region over. Every paint makes an image that the network never saw (Hooker et al. 2019, arXiv
 1806.10758); so there are three, and equal areas inside undergo the same.
@@ -22,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 
 import cv2
 import numpy as np
@@ -31,11 +34,13 @@ from scipy import sparse
 from cnn_xray import InputError, geometry
 from cnn_xray.data import CLASSES, Dataset
 from cnn_xray.geometry import FRAME, SEAM, blend, shrunk
+from cnn_xray.metrics import auc_difference
 from cnn_xray.statistics import Comparison, compare, estimate, paired_difference, sample_and_replicates
 
 Score = Callable[[np.ndarray], np.ndarray]  # images (N, S, S) uint8 → logits (N,)
 CHUNK = 512  # composites held at a time
-REGIONS = ("border", "border outside the lungs", "inner border", "outside the lungs", "lung box")
+ANYWHERE = "random regions"  # of the border's area, the null of place
+REGIONS = ("border", "border outside the lungs", "inner border", "outside the lungs", "lung box", ANYWHERE)
 ARMS = {"cross": True, "same": False}
 FILLS = ("mean", "blur", "noise")
 PLACES = {"border": slice(1), "interior": slice(1, None)}  # of all that is hidden, the border first
@@ -43,12 +48,14 @@ POSITIONS = 4  # of the interior square
 BLUR = 0.1  # standard deviation of the blur, fraction of the side
 
 
-def donor_pairs(labels: np.ndarray, patients: np.ndarray, count: int, seed: int) -> pd.DataFrame:
+def donor_pairs(
+    labels: np.ndarray, patients: np.ndarray, count: int, seed: int, alike: np.ndarray | None = None
+) -> pd.DataFrame:
     """Who gives to whom: one row a pair, columns recipient, donor (row numbers), cross (bool).
 
     Every image gets ``count`` donors of the other class and as many of its own, fewer where there are not so many
-    images of other patients. Within a class every image gives about equally often, which keeps a few odd donors from
-    deciding the figure.
+    images of other patients that may give. Within a class every image gives about equally often, which keeps a few odd
+    donors from deciding the figure.
 
     Parameters
     ----------
@@ -59,6 +66,8 @@ def donor_pairs(labels: np.ndarray, patients: np.ndarray, count: int, seed: int)
         Donors of each class an image.
     seed
         Of the draw.
+    alike : ndarray (N, N) bool, optional
+        Which images may give to which (rows take, columns give), such as those of like size; by default all.
     """
     labels, patients = np.asarray(labels), np.asarray(patients)
     rng = np.random.default_rng(seed)
@@ -69,6 +78,8 @@ def donor_pairs(labels: np.ndarray, patients: np.ndarray, count: int, seed: int)
             turns = np.zeros(len(pool), int)
             for taker in rng.permutation(np.flatnonzero(labels == take)):
                 allowed = patients[pool] != patients[taker]
+                if alike is not None:
+                    allowed &= alike[taker, pool]
                 order = np.lexsort((rng.random(len(pool)), turns, ~allowed))[: min(count, allowed.sum())]
                 turns[order] += 1
                 pairs += [(taker, giver, give != take) for giver in pool[order]]
@@ -80,7 +91,8 @@ def donor_pairs(labels: np.ndarray, patients: np.ndarray, count: int, seed: int)
 def region_mask(region: str, data: Dataset, width: float) -> tuple[np.ndarray, bool]:
     """The soft mask (S, S) of one of `REGIONS`, and whether the lungs of recipient and donor are spared.
 
-    ``width`` is that of the border, fraction of the side. Raises `InputError` for a region these images do not have.
+    Of random regions, which lie elsewhere in every image (`composites`), it is that of the region whose area they have:
+    the border, with lung masks the border outside the lungs. Raises `InputError` for a region these images do not have.
 
     Parameters
     ----------
@@ -94,6 +106,8 @@ def region_mask(region: str, data: Dataset, width: float) -> tuple[np.ndarray, b
     size = data.view.size
     if region not in REGIONS:
         raise InputError(f"There is no region {region!r}; choose one of {', '.join(REGIONS)}.")
+    if region == ANYWHERE:
+        region = "border" if data.lungs is None else "border outside the lungs"
     spared = region in ("border outside the lungs", "outside the lungs")
     if data.lungs is None and (spared or region == "lung box"):
         raise InputError(f"The region {region!r} needs lung masks, and these data have none.")
@@ -129,7 +143,9 @@ def regions_of(data: Dataset, width: float) -> list[str]:
 def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region: str, width: float) -> np.ndarray:
     """Images (n, S, S) uint8: row ``recipients[i]`` of the data with the region of row ``donors[i]`` pasted in.
 
-    Where the region spares the lungs, these are the lungs of either image. Raises as `region_mask`.
+    Where the region spares the lungs, these are the lungs of either image. Random regions lie elsewhere in each
+    recipient, at the same place for all its donors, and have the area that the border, or the border outside the lungs,
+    has in that very pair. Raises as `region_mask`.
 
     Parameters
     ----------
@@ -145,6 +161,9 @@ def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region
     mask, spared = region_mask(region, data, width)
     if spared and data.lungs is not None:
         mask = mask * geometry.soft_outside(data.lungs[recipients] | data.lungs[donors], width * SEAM)
+    if region == ANYWHERE:
+        areas = np.broadcast_to(mask.mean(axis=(-2, -1)), len(recipients))
+        mask = geometry.random_regions(data.view.size, areas, recipients)
     return blend(data.pixels[recipients], data.pixels[donors], mask)
 
 
@@ -190,6 +209,24 @@ def swap_effects(
     pairs = pairs.assign(recipient_label=labels[taker], recipient_patient=patients[taker])
     pairs = pairs.assign(donor_label=labels[giver], donor_patient=patients[giver])
     return pairs.assign(z=score(data.pixels[rows])[taker], composite=composite).reset_index(drop=True)
+
+
+def swap_conflict(swapped: pd.DataFrame, seed: int = 0) -> Comparison:
+    """AUC with every region from an image of the same class, less that with every region from the other class.
+
+    What a bias-conflicting test set shows where none was planted: how much is lost where the region goes with the wrong
+    class. Both sets underwent the same surgery, so the loss is 0 for a region that tells the network nothing.
+
+    Parameters
+    ----------
+    swapped
+        `swap_effects` of one region.
+    seed
+        Of the bootstrap by the recipients' patients.
+    """
+    names = {"recipient_label": "label", "recipient_patient": "patient", "composite": "logit"}
+    sets = swapped[["cross", *names]].rename(columns=names)
+    return auc_difference(sets[~sets["cross"]], sets[sets["cross"]], seed)
 
 
 def pair_counts(swapped: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
@@ -270,9 +307,8 @@ def _figures(
             rests_on = own & ~np.isnan(values[0])
             figures[f"flips {arm} {name}"] = _over_images(values, weights, rests_on), rests_on
     with np.errstate(invalid="ignore", divide="ignore"):
-        total = {name: weights[:, own].sum(axis=1) for name, own in images.items()}
-        level = {name: weights[:, own] @ logits[own] / total[name] for name, own in images.items()}
-        mean = sum(total[name] * figures[f"tau {name}"][0] for name in CLASSES) / sum(total.values())
+        level = {name: weights[:, own] @ logits[own] / weights[:, own].sum(axis=1) for name, own in images.items()}
+        mean = sum(figures[f"tau {name}"][0] for name in CLASSES) / len(CLASSES)
         difference = level["PNEUMONIA"] - level["NORMAL"]
         R = np.where(difference > 0, mean / difference, math.nan)
     return {"R": (R, took_part), **figures}
@@ -342,32 +378,34 @@ def occlusion_effects(score: Score, images: np.ndarray, width: float, seed: int)
     return pd.concat(tables).rename_axis("image").reset_index()
 
 
-def occlusion_summary(occluded: pd.DataFrame, patients: np.ndarray, seed: int = 0) -> pd.DataFrame:
-    """What hiding the border costs beside hiding as much of the interior; one row a fill.
+def occlusion_summary(occluded: pd.DataFrame, labels: np.ndarray, patients: np.ndarray, seed: int = 0) -> pd.DataFrame:
+    """What hiding the border costs beside hiding as much of the interior; one row a fill and class.
 
-    Columns: border, interior (mean drop,
-    logits); difference, low, high (border − interior within image, interval by patient); flips border, flips interior
-    (share of decisions); n (images with both) and undefined (images without).
+    Columns: border, interior (mean drop, logits); difference, low, high (border − interior within image, interval by
+    patient); flips border, flips interior (share of decisions); n (images with both) and undefined (images without).
 
     Parameters
     ----------
     occluded
         `occlusion_effects`.
+    labels : ndarray (N,)
+        Of the images. Classes are kept apart: a fill that looks like one of them moves the other alone.
     patients : ndarray (N,)
         Of the images.
     seed
         Of the bootstrap.
     """
     rows = {}
-    for fill in FILLS:
-        own = occluded[occluded["fill"] == fill]
-        drop, flip = (own.pivot(index="image", columns="place", values=name) for name in ("drop", "flip"))
+    for fill, (name, label) in product(FILLS, CLASSES.items()):
+        own = occluded[(occluded["fill"] == fill) & (np.asarray(labels)[occluded["image"]] == label)]
+        drop, flip = (own.pivot(index="image", columns="place", values=what) for what in ("drop", "flip"))
+        drop, flip = (one.reindex(columns=list(PLACES)) for one in (drop, flip))
         patient = np.asarray(patients)[drop.index]
         difference = paired_difference(drop["border"], drop["interior"], patient, seed=seed)
         found = {"difference": difference.value, "low": difference.low, "high": difference.high}
         counts = {"n": difference.n, "undefined": len(drop) - difference.n}
-        rows[fill] = {**drop.mean(), **found, **flip.mean().add_prefix("flips "), **counts}
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("fill")
+        rows[fill, name] = {**drop.mean(), **found, **flip.mean().add_prefix("flips "), **counts}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["fill", "class"])
 
 
 def interior_squares(size: int, width: float, seed: int) -> list[np.ndarray]:

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cnn_xray import InputError, audit, geometry, interventions
+from cnn_xray import InputError, geometry, interventions
 from cnn_xray.data import CLASSES, Dataset, load_dataset
-from cnn_xray.interventions import Score
+from cnn_xray.interventions import Score, swap_conflict
 from cnn_xray.metrics import auc_difference, auc_with_interval
 from cnn_xray.parameters import ProbeParameters
 from cnn_xray.runs import Run, run_of
@@ -39,7 +39,7 @@ QUESTIONS = (
     Question("Used", "R: share of the class difference that moves with the border", 0.05),
     Question("The border's own", "AUC that the border adds to what lies between border and lungs", 0.05),
     Question("Displayed", "log2 border density, image − border neutralised", 0.5),
-    Question("Harmful", "AUC lost where the shortcut does not help", 0.02),
+    Question("Harmful", "AUC lost where the shortcut goes with the wrong class", 0.02),
 )
 
 
@@ -53,25 +53,30 @@ class Verdict:
     border_shortcut: bool
 
 
-# Answers to Available, Used, the border's own and Displayed (y: yes, n: no, any: whatever it is), and the name of the
-# verdict, with its meaning. The first that fits counts.
+# Answers in the order of QUESTIONS (y: yes, n: no, any: whatever it is), and the name of the verdict, with its meaning.
+# The first that fits counts. No line is an all-clear: the questions are about the border.
 OWN = "The label is in the border and not as well beside it, and the network uses it"
+ELSEWHERE = "AUC is lost where the artifact goes with the wrong class"
 VERDICTS: dict[tuple[str, str], str] = {
-    ("y y y y", "border shortcut"): f"{OWN}; the heatmap shows it.",
-    ("y y y n", "border shortcut that the heatmap hides"): f"{OWN}, but its heatmap does not answer it.",
-    ("y y y any", "border shortcut, heatmap undecided"): f"{OWN}; whether the heatmap shows it is open.",
-    ("y y n any", "reliance that is not the border's own"): "The network reads the label in the border, but what lies "
-    "between border and lungs, or the lungs' outline, tells it as well: a crop of the border leaves that.",
-    ("y y any any", "reliance on the border"): "The label is in the border and the network uses it. Whether the border "
-    "tells more than its neighbourhood is not decided.",
-    ("any y any any", "reliance without a known source"): "The decision moves with the border although a network that "
-    "sees the border alone is not shown to tell the classes: that network is too weak, or the border modulates what is "
-    "read elsewhere.",
-    ("y any any any", "latent risk"): "The label is in the border, but this network is not shown to use it.",
-    ("any any any y", "explanation artifact"): "The heatmap answers the border, but the label is not shown to be "
+    ("y y y y any", "border shortcut"): f"{OWN}; the heatmap shows it.",
+    ("y y y n any", "border shortcut that the heatmap hides"): f"{OWN}, but its heatmap does not answer it.",
+    ("y y y any any", "border shortcut, heatmap undecided"): f"{OWN}; whether the heatmap shows it is open.",
+    ("y y n any any", "reliance that is not the border's own"): "The network reads the label in the border, but what "
+    "lies between border and lungs, or the lungs' outline, tells it as well: a crop of the border leaves that.",
+    ("y y any any any", "reliance on the border"): "The label is in the border and the network uses it. Whether the "
+    "border tells more than its neighbourhood is not decided.",
+    ("any y any any any", "reliance without a known source"): "The decision moves with the border although a network "
+    "that sees the border alone is not shown to tell the classes: that network is too weak, or the border modulates "
+    "what is read elsewhere.",
+    ("any n any any y", "not the border: harmed by another shortcut"): f"{ELSEWHERE}, and this network does not use "
+    "the border: the shortcut lies elsewhere, and no crop of the border takes it away.",
+    ("any any any any y", "harmed by a shortcut that is not found"): f"{ELSEWHERE}. That this network uses the border "
+    "is not shown, and not excluded.",
+    ("y any any any any", "latent risk"): "The label is in the border, but this network is not shown to use it.",
+    ("any any any y any", "explanation artifact"): "The heatmap answers the border, but the label is not shown to be "
     "there, nor the network to use it.",
-    ("any any any any", "no evidence of a border shortcut"): "The label is not shown to be in the border, nor the "
-    "network to use it.",
+    ("any any any any any", "no evidence of a border shortcut"): "The label is not shown to be in the border, nor the "
+    "network to use it. This is no all-clear: shortcuts elsewhere were not asked about.",
 }
 
 
@@ -109,7 +114,8 @@ def border_figures(
     and disease is no shortcut. Then three probes are trained unless they are recorded: on that border, on all outside
     the lungs, and on what lies between border and lungs; *The border's own* is what the border adds to the latter.
     Without masks of both classes in every split there is one probe, on the whole border, and *The border's own* is
-    missing. *Harmful* is the AUC lost on the bias-conflicting set, else on size-matched images, where there are such.
+    missing. *Harmful* is the AUC lost on the bias-conflicting set; where none was planted, on one made by swapping
+    borders (`interventions.swap_conflict`), which asks about the border alone.
 
     Parameters
     ----------
@@ -123,21 +129,24 @@ def border_figures(
         `runs.Run.attention`; without it *Displayed* is missing.
     """
     seen = ("border_outside_lungs", "outside_lungs", "between")
-    found, views = {}, {}
+    found: dict[str, Comparison] = {}
+    views: dict[str, Dataset] = {}
     with suppress(InputError):  # too few images have a lung mask
         views = {part: load_dataset(p.probe(keep=part)) for part in seen if data.lungs is not None}
     if views:
         border, outside, between = (run_of(p.probe(keep=part), view) for part, view in views.items())
         found["Available"] = available(border, p.seed)
-        found["Used"] = used(score, p, data, "border outside the lungs")
         found["The border's own"] = auc_difference(outside.on("test"), between.on("test"), p.seed)
     else:
         found["Available"] = available(run_of(p.probe(keep="border")), p.seed)
-        found["Used"] = used(score, p, data, "border")
+    swapped, relied = swap(score, p, data, "border outside the lungs" if views else "border")
+    found["Used"] = relied["R"]
     if attended is not None:
         found["Displayed"] = displayed(attended)
-    harmed = harmful(predictions, p, data)
-    return found if harmed is None else found | {"Harmful": harmed}
+    test, conflicting = (predictions[predictions["split"] == split] for split in ("test", CONFLICTING))
+    planted = len(conflicting) > 0
+    found["Harmful"] = auc_difference(test, conflicting, p.seed) if planted else swap_conflict(swapped, p.seed)
+    return found
 
 
 def available(probe: Run, seed: int = 0, split: str = "test") -> Comparison:
@@ -200,8 +209,10 @@ def _parts(p: ProbeParameters) -> dict[str, dict[str, Any]]:
     }
 
 
-def used(score: Score, p: ProbeParameters, data: Dataset, region: str) -> Comparison:
-    """R of a region on the test images (`interventions.reliance`).
+def swap(
+    score: Score, p: ProbeParameters, data: Dataset, region: str, alike: np.ndarray | None = None
+) -> tuple[pd.DataFrame, dict[str, Comparison]]:
+    """Swap a region of the test images: `interventions.swap_effects`, and the figures of `interventions.reliance`.
 
     Parameters
     ----------
@@ -213,12 +224,14 @@ def used(score: Score, p: ProbeParameters, data: Dataset, region: str) -> Compar
         The images.
     region
         One of `interventions.REGIONS`.
+    alike : ndarray (n, n) bool, optional
+        Which test images may give to which (`interventions.donor_pairs`).
     """
     rows = data.rows("test")
     labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
-    pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed)
+    pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed, alike)
     swapped = interventions.swap_effects(score, data, rows, pairs, region, p.border)
-    return interventions.reliance(swapped, labels, score(data.pixels[rows]), patients, p.seed)["R"]
+    return swapped, interventions.reliance(swapped, labels, score(data.pixels[rows]), patients, p.seed)
 
 
 def displayed(attended: pd.DataFrame) -> Comparison:
@@ -236,33 +249,7 @@ def displayed(attended: pd.DataFrame) -> Comparison:
     return signed_rank(contrast.groupby("patient").mean())
 
 
-def harmful(predictions: pd.DataFrame, p: ProbeParameters, data: Dataset) -> Comparison | None:
-    """AUC lost on the bias-conflicting set, else on images matched by size; None without either.
-
-    Parameters
-    ----------
-    predictions
-        As for `border_figures`.
-    p
-        Seed.
-    data
-        The images.
-    """
-    of_split = dict(iter(predictions.groupby("split")))
-    test = of_split["test"].reset_index(drop=True)
-    if CONFLICTING in of_split:
-        return auc_difference(test, of_split[CONFLICTING], p.seed)
-    images = data.table.iloc[data.rows("test")]
-    size = audit.size_only_probe(data.table.iloc[data.rows("train", "val")], images, seed=p.seed)
-    odds = audit.log_odds(size.probabilities)
-    if pd.Series(odds).nunique() < 2:  # unknown sizes are NaN and do not count
-        return None
-    matched = audit.matched_auc(images["label"], test["logit"], odds, images["patient"], seed=p.seed)
-    paired = test.iloc[matched.table.to_numpy().ravel()]
-    return auc_difference(test, paired, p.seed) if len(paired) else None
-
-
-def judge(figures: dict[str, Comparison]) -> Verdict:
+def judge(figures: dict[str, Comparison], planted: bool) -> Verdict:
     """The verdict from one Comparison a question (by `Question.name`; a missing one counts as not available).
 
     The answer is *yes* when the Holm-adjusted p is below 0.05 and the value at least what counts; *no* when the
@@ -272,6 +259,9 @@ def judge(figures: dict[str, Comparison]) -> Verdict:
     ----------
     figures
         By question.
+    planted
+        Whether *Harmful* is asked of a bias-conflicting set, whose artifact may lie anywhere; else it is asked of
+        swapped borders, and a yes is a use of the border too.
     """
     table = pd.DataFrame(QUESTIONS).set_index("name").rename_axis("question")
     found = pd.DataFrame([figures.get(name, Comparison(math.nan)) for name in table.index], table.index)
@@ -281,19 +271,40 @@ def judge(figures: dict[str, Comparison]) -> Verdict:
     convincing = (table["p (Holm)"] < LEVEL) & (table["value"] >= table["counts from"])
     answers = [table["value"].isna(), convincing, table["high"] < table["counts from"]]
     table["answer"] = np.select(answers, [MISSING, YES, NO], OPEN)
-    return Verdict(table, *_conclusion(table["answer"]))
+    name, meaning, shortcut = _conclusion(table["answer"], planted)
+    return Verdict(table, name, f"{meaning} {_harm(table['answer'], shortcut, planted)}".strip(), shortcut)
 
 
-def _conclusion(answers: pd.Series) -> tuple[str, str, bool]:
+def _conclusion(answers: pd.Series, planted: bool) -> tuple[str, str, bool]:
     """Name, meaning, and whether it is a border shortcut."""
     missing = [name for name in ("Available", "Used") if answers[name] == MISSING]
     if missing:
         return "not decided", f"{' and '.join(missing)}: the figure is not available, so there is no verdict.", False
-    asked = answers.iloc[:4].map({YES: "y", NO: "n"})
+    asked = answers.map({YES: "y", NO: "n"})
+    if asked["Harmful"] == "y" and not planted:
+        asked["Used"] = "y"
     for (pattern, name), meaning in VERDICTS.items():
         if all(want in ("any", got) for want, got in zip(pattern.split(), asked, strict=True)):
             return name, meaning, pattern.startswith("y y y")
     raise AssertionError("the last pattern fits whatever the answers are")
+
+
+def _harm(answers: pd.Series, border_shortcut: bool, planted: bool) -> str:
+    """What the Harmful line adds to the verdict on the border."""
+    if answers["Harmful"] == MISSING:
+        return "Whether a shortcut does harm is not available."
+    if answers["Harmful"] != YES:
+        return "That AUC is lost where the shortcut goes with the wrong class is not shown."
+    if not planted:
+        return "AUC is lost when every image gets the border of an image of the other class instead of one of its own."
+    if border_shortcut:
+        return f"{ELSEWHERE}, and the border carries a shortcut of its own: cropping it can help."
+    if answers["Used"] != YES:
+        return ""  # the verdict's name says it
+    helps = (
+        "cropping cannot fix it" if answers["The border's own"] == NO else "whether a crop would help is not decided"
+    )
+    return f"{ELSEWHERE}; {helps}."
 
 
 def answer_in_words(line: pd.Series) -> str:
@@ -307,32 +318,3 @@ def answer_in_words(line: pd.Series) -> str:
     if line["answer"] == MISSING:
         return MISSING
     return f"{line['answer']}: {Estimate(line['value'], line['low'], line['high'], 0)}"
-
-
-def harm_sentence(verdict: Verdict, planted: bool) -> str:
-    """What the Harmful line means together with the verdict on the border.
-
-    Parameters
-    ----------
-    verdict
-        Of `judge`.
-    planted
-        Whether what was reversed is an artifact in the image, which a crop may remove; else it is the images' size,
-        which no crop removes.
-    """
-    answers = verdict.table["answer"]
-    if answers["Harmful"] == MISSING:
-        return "Whether a shortcut does harm is not available."
-    if answers["Harmful"] != YES:
-        return "That AUC is lost where the shortcut does not help is not shown."
-    if not planted:
-        return (
-            "AUC is lost on images that their size hardly tells apart. Such images may also be harder in other ways; "
-            "and a crop of the border does not take their size away."
-        )
-    lost = "AUC is lost where the artifact does not help"
-    if verdict.border_shortcut:
-        return f"{lost}, and the border carries a shortcut of its own: cropping it can help."
-    if NO in (answers["Used"], answers["The border's own"]):
-        return f"{lost}, yet the network has no shortcut of the border's own: cropping cannot fix it."
-    return f"{lost}; whether cropping the border would help is not decided."

@@ -1,10 +1,12 @@
 """Swaps and occlusion worked by hand: fake classifiers that read the border, the centre, the seam or everything."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from cnn_xray import InputError, interventions
 from cnn_xray.data import Dataset
@@ -160,6 +162,21 @@ def test_what_the_seam_does_cancels_between_the_arms():
     found = interventions.reliance(pairs, data.table["label"], of_seam(data.pixels), data.table["patient"])
     for name in ("R", "tau NORMAL", "tau PNEUMONIA"):
         assert (found[name].value, found[name].low, found[name].high, found[name].p) == (0, 0, 0, 1)
+
+
+@pytest.mark.parametrize(("normal", "pneumonia"), [(234, 390), (312, 312), (390, 234)])
+def test_a_seam_more_visible_between_the_classes_is_no_reliance_however_many_images_they_have(normal, pneumonia):
+    labels = np.repeat([0, 1], [normal, pneumonia])
+    centres = 100 + 40 * labels + np.random.default_rng(0).integers(-20, 20, len(labels))  # below 120: NORMAL
+    data = dataset(50 + 100 * labels, centres, labels)
+
+    def of_centre_and_seam(images):  # 3 logits where the border is not that of the centre's class
+        centre, border = images[:, 3, 3].astype(float), images[:, 0, 0].astype(float)
+        return (centre - 120) / 10 + 3 * (border != 50 + 100 * (centre >= 120))
+
+    found = relied(of_centre_and_seam, data, "border")
+    assert found["tau NORMAL"].value == pytest.approx(3) and found["tau PNEUMONIA"].value == pytest.approx(-3)
+    assert found["R"].value == pytest.approx(0, abs=1e-6)  # (234 · 3 − 390 · 3) / 624 would be −0.75 logits
 
 
 def test_all_but_the_lungs_of_either_image_is_swapped():
@@ -364,9 +381,78 @@ def test_the_border_outside_the_lungs_leaves_lungs_in_the_border_alone():
     assert (one[3:5, 3:5] == 10).all()
 
 
+def test_random_regions_have_the_area_of_the_border_outside_the_lungs_of_that_pair_and_no_place_of_their_own():
+    rng = np.random.default_rng(0)
+    n, side, width = 300, 32, 0.125
+    lungs = np.zeros((n, side, side), bool)
+    lungs[:, 6:26, 0:14] = rng.random(n)[:, None, None] < 0.5  # half of the images have one that reaches the edge
+    lungs[:, 6:26, 18:28] = True
+    data = replace(dataset(np.zeros(n), np.zeros(n), np.zeros(n, int), lungs=None), view=View(size=side), lungs=lungs)
+    data = replace(data, pixels=np.zeros((n, side, side), np.uint8))
+    data.pixels[n // 2 :] = 200
+    takers, givers = np.arange(n // 2), np.arange(n // 2, n)
+    swaps = {
+        region: interventions.composites(data, takers, givers, region, width) / 200
+        for region in ("border outside the lungs", "random regions")
+    }
+    areas = [one.mean(axis=(1, 2)) for one in swaps.values()]
+    np.testing.assert_allclose(*areas, atol=2e-3)  # grey values are whole
+    assert areas[0].std() > 0.02
+    often = swaps["random regions"].mean(axis=0)
+    edge = soft_border(side, width) == 1
+    assert abs(often[edge].mean() - often[~edge].mean()) < 0.03 < areas[0].mean()
+    first, again = (
+        interventions.composites(data, np.array([3]), np.array([giver]), "random regions", width)
+        for giver in (200, 201)
+    )
+    assert ((first > 0) == (again > 0)).mean() > 0.97  # one place for all donors of an image
+
+
+def test_r_of_random_regions_is_the_share_of_the_area_for_a_network_of_the_mean_grey():
+    levels = np.random.default_rng(0).integers(0, 60, 60) + np.repeat([40, 120], 30)
+    data = dataset(levels, levels, np.repeat([0, 1], 30), lungs=None)
+
+    def of_mean(images):
+        return images.mean(axis=(1, 2))
+
+    border, anywhere = (
+        relied(of_mean, data, region, width=0.125, count=3)["R"] for region in ("border", "random regions")
+    )
+    assert border.value == pytest.approx(anywhere.value, abs=0.02) == pytest.approx(28 / 64, abs=0.02)
+    reader = relied(of_border, data, "random regions", count=3)["R"], relied(of_border, data, "border", count=3)["R"]
+    assert reader[0].value < 0.85 and reader[1].value == pytest.approx(1)  # a network of the border: less elsewhere
+
+
+def test_the_conflict_made_by_swapping_worked_by_hand():
+    borders, none = (
+        interventions.swap_conflict(swapped(model, dataset(), "border")) for model in (of_border, of_centre)
+    )
+    # Same class: NORMAL −3, −4, PNEUMONIA 3, −1: all four pairs in order. Other class: NORMAL −1, 3 (each twice),
+    # PNEUMONIA −4, −3: none.
+    assert borders.value == 1 and borders.n == 4 + 8
+    # With centres 70, 30 and 50, 90 (logits 2, −2, 0, 4), whatever the border, 3 of 4 pairs are in order.
+    assert none.value == 0
+    both = swapped(of_both, dataset(), "border")
+    same, cross = both[~both["cross"]], both[both["cross"]]
+    assert interventions.swap_conflict(both).value == pytest.approx(
+        roc_auc_score(same["recipient_label"], same["composite"])
+        - roc_auc_score(cross["recipient_label"], cross["composite"])
+    )
+
+
+def test_donors_can_be_kept_to_those_alike():
+    size = np.array([1, 2, 9, 1, 9, 9])
+    pairs = interventions.donor_pairs(
+        np.array([0, 0, 0, 1, 1, 1]), np.arange(6), 3, 0, np.abs(size[:, None] - size) <= 1
+    )
+    assert set(zip(pairs["recipient"], pairs["donor"], strict=True)) == {
+        (0, 1), (1, 0), (0, 3), (3, 0), (1, 3), (3, 1), (2, 4), (4, 2), (2, 5), (5, 2), (4, 5), (5, 4),
+    }  # fmt: skip
+
+
 def test_the_regions_that_images_have_depend_on_masks_and_room():
     assert interventions.regions_of(dataset(), 0.2) == list(interventions.REGIONS)
-    assert interventions.regions_of(dataset(lungs=None), 0.2) == ["border", "inner border"]
+    assert interventions.regions_of(dataset(lungs=None), 0.2) == ["border", "inner border", "random regions"]
     assert interventions.regions_of(dataset(), 0.01) == ["outside the lungs", "lung box"]
 
 
@@ -483,9 +569,9 @@ def test_without_room_the_interior_is_nan_and_counted(width):
     inside = found[found["place"] == "interior"]
     assert inside[["drop", "flip"]].isna().all(axis=None) and len(inside) == 6 * 3
     assert found.loc[found["place"] == "border", ["drop", "flip"]].notna().all(axis=None)
-    table = interventions.occlusion_summary(found, np.arange(6))
+    table = interventions.occlusion_summary(found, [0] * 3 + [1] * 3, np.arange(6))
     assert table[["interior", "flips interior", "difference", "low", "high"]].isna().all(axis=None)
-    assert (table["undefined"] == 6).all() and (table["n"] == 0).all() and table["border"].notna().all()
+    assert (table["undefined"] == 3).all() and (table["n"] == 0).all() and table["border"].notna().all()
 
 
 def test_a_constant_image_is_changed_by_no_fill():
@@ -534,15 +620,17 @@ def test_the_same_seed_gives_the_same_result_in_batches_of_any_size(monkeypatch)
 
 
 def test_the_summary_worked_by_hand():
+    drops = ((0, (3, 1), (1, 0.25)), (1, (5, 0), (2, 0)), (2, (1, 0), (np.nan, np.nan)), (3, (-2, 1), (4, 1)))
     rows = [
         (image, fill, place, drop + shift, flip)
         for fill, shift in (("mean", 0), ("blur", 10), ("noise", -10))
-        for image, border, interior in ((0, (3, 1), (1, 0.25)), (1, (5, 0), (2, 0)), (2, (1, 0), (np.nan, np.nan)))
+        for image, border, interior in drops
         for place, (drop, flip) in (("border", border), ("interior", interior))
     ]
     occluded = pd.DataFrame(rows, columns=["image", "fill", "place", "drop", "flip"]).sample(frac=1, random_state=0)
-    table = interventions.occlusion_summary(occluded, np.array(["a", "b", "c"]), seed=4)
-    assert list(table.index) == ["mean", "blur", "noise"]
+    both = interventions.occlusion_summary(occluded, [1, 1, 1, 0], np.array(["a", "b", "c", "d"]), seed=4)
+    assert list(both.index) == [(fill, name) for fill in ("mean", "blur", "noise") for name in ("NORMAL", "PNEUMONIA")]
+    table = both.xs("PNEUMONIA", level="class")
     assert table["border"].tolist() == [3, 13, -7] and table["interior"].tolist() == [1.5, 11.5, -8.5]
     # Images with both: 3 − 1 and 5 − 2.
     assert (table["difference"] == 2.5).all() and (table["n"] == 2).all() and (table["undefined"] == 1).all()
@@ -550,5 +638,7 @@ def test_the_summary_worked_by_hand():
     assert (table["low"] == expected.low).all() and (table["high"] == expected.high).all()
     assert table["flips border"].tolist() == pytest.approx([1 / 3] * 3)
     assert table["flips interior"].tolist() == [0.125] * 3
-    one = interventions.occlusion_summary(occluded, np.array(["a", "a", "a"]))
+    other = both.xs("NORMAL", level="class")  # the one image of the other class moves nothing above
+    assert other["difference"].tolist() == [-6] * 3 and other[["low", "high"]].isna().all(axis=None)
+    one = interventions.occlusion_summary(occluded, [1, 1, 1, 0], np.array(["a"] * 4)).xs("PNEUMONIA", level="class")
     assert one[["low", "high"]].isna().all(axis=None) and (one["difference"] == 2.5).all()

@@ -88,14 +88,14 @@ def test_any_classifier_can_be_asked_and_without_its_maps_displayed_is_missing(t
     scored = data.table.iloc[rows].assign(logit=left_half[rows])
     figures = verdict.border_figures(lambda images: images[:, :, :16].mean(axis=(1, 2)) - 100, scored, p, data)
     assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"Displayed"}
-    assert verdict.judge(figures).table.loc["Displayed", "answer"] == verdict.MISSING
+    assert verdict.judge(figures, True).table.loc["Displayed", "answer"] == verdict.MISSING
 
 
 def test_without_lung_masks_only_the_borders_own_share_is_missing(tiny):
     p, data = tiny
     figures = answers(run_of(p, data), p, replace(data, lungs=None))
     assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"The border's own"}
-    assert verdict.judge(figures).table.loc["The border's own", "answer"] == verdict.MISSING
+    assert verdict.judge(figures, True).table.loc["The border's own", "answer"] == verdict.MISSING
 
 
 def masked(data, has):
@@ -171,10 +171,10 @@ OPEN = {
 LETTERS = {"y": YES, "n": NO, "o": OPEN}
 
 
-def judged(pattern: str) -> verdict.Verdict:
+def judged(pattern: str, planted: bool = True) -> verdict.Verdict:
     """y, n or o (open) for each question in order; a dash leaves it out."""
     chosen = zip(YES, pattern, strict=True)
-    return verdict.judge({name: LETTERS[letter][name] for name, letter in chosen if letter != "-"})
+    return verdict.judge({name: LETTERS[letter][name] for name, letter in chosen if letter != "-"}, planted)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,10 @@ def judged(pattern: str) -> verdict.Verdict:
         ("oynnn", "reliance without a known source"),
         ("ynyyn", "latent risk"),
         ("yonnn", "latent risk"),
+        ("ynnny", "not the border: harmed by another shortcut"),
+        ("nnnyy", "not the border: harmed by another shortcut"),
+        ("nonny", "harmed by a shortcut that is not found"),
+        ("yoyyy", "harmed by a shortcut that is not found"),
         ("nnnyn", "explanation artifact"),
         ("ooyyn", "explanation artifact"),
         ("nnnnn", "no evidence of a border shortcut"),
@@ -209,8 +213,16 @@ def test_the_answers_lead_to_the_verdict(pattern, name):
 def test_every_combination_of_answers_has_a_verdict():
     names = [question.name for question in verdict.QUESTIONS]
     for answers in itertools.product((verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING), repeat=5):
-        name, meaning, shortcut = verdict._conclusion(pd.Series(dict(zip(names, answers, strict=True))))
+        name, meaning, shortcut = verdict._conclusion(pd.Series(dict(zip(names, answers, strict=True))), True)
         assert name and meaning and shortcut == (answers[:3] == (verdict.YES,) * 3)
+
+
+def test_no_network_that_is_harmed_gets_a_line_that_reads_as_an_all_clear():
+    names = [question.name for question in verdict.QUESTIONS]
+    for answers in itertools.product((verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING), repeat=4):
+        name, _, _ = verdict._conclusion(pd.Series(dict(zip(names, (*answers, verdict.YES), strict=True))), True)
+        assert not name.startswith("no evidence") and name not in ("latent risk", "explanation artifact")
+    assert "no all-clear" in judged("nnnnn").meaning
 
 
 def test_the_thresholds_and_the_deciding_interval_are_in_the_table():
@@ -222,25 +234,28 @@ def test_the_thresholds_and_the_deciding_interval_are_in_the_table():
 
 
 def test_a_small_p_below_the_threshold_is_no_yes():
-    table = verdict.judge({"Used": Comparison(0.03, 0.02, 0.04, 100, 0.0001)}).table
+    table = verdict.judge({"Used": Comparison(0.03, 0.02, 0.04, 100, 0.0001)}, True).table
     assert table.loc["Used", "answer"] == "no"
 
 
 def test_an_interval_that_reaches_what_counts_is_not_shown_rather_than_no():
-    assert verdict.judge({"Used": Comparison(0.04, -0.02, 0.10, 100, 0.2)}).table.loc["Used", "answer"] == "not shown"
+    assert (
+        verdict.judge({"Used": Comparison(0.04, -0.02, 0.10, 100, 0.2)}, True).table.loc["Used", "answer"]
+        == "not shown"
+    )
 
 
 def test_the_p_is_that_of_holm_over_the_questions_asked():
     alone = Comparison(0.2, 0.01, 0.4, 100, 0.04)
-    assert verdict.judge({"Used": alone}).table.loc["Used", "answer"] == "yes"
-    two = verdict.judge({"Used": alone, "Harmful": Comparison(0.1, -0.1, 0.2, 100, 0.03)}).table
+    assert verdict.judge({"Used": alone}, True).table.loc["Used", "answer"] == "yes"
+    two = verdict.judge({"Used": alone, "Harmful": Comparison(0.1, -0.1, 0.2, 100, 0.03)}, True).table
     assert list(two.loc[["Used", "Harmful"], "p (Holm)"]) == [0.06, 0.06]  # 2 × 0.03, then at least that
     assert two.loc["Used", "answer"] == "not shown"
 
 
 def test_a_value_without_an_interval_is_not_shown_and_no_value_is_not_available():
     one_patient = Comparison(0.9, math.nan, math.nan, 3, math.nan)
-    table = verdict.judge({"Available": one_patient}).table
+    table = verdict.judge({"Available": one_patient}, True).table
     assert table.loc["Available", "answer"] == "not shown"
     assert table.loc["Used", "answer"] == "not available"
 
@@ -249,14 +264,19 @@ def test_a_value_without_an_interval_is_not_shown_and_no_value_is_not_available(
     ("pattern", "planted", "sentence"),
     [
         ("yyyyy", True, "cropping it can help"),
-        ("nnnny", True, "cropping cannot fix it"),  # nothing is used there
+        ("nnnny", True, "no crop of the border takes it away"),  # nothing is used there
         ("yynyy", True, "cropping cannot fix it"),  # the neighbourhood tells it as well
         ("yyoyy", True, "is not decided"),
-        ("yooyy", True, "is not decided"),
-        ("yyyyy", False, "does not take their size away"),
+        ("yooyy", True, "is not shown, and not excluded"),
+        ("yyyyy", False, "gets the border of an image of the other class"),
         ("yyyyn", True, "is not shown"),
         ("yyyy-", True, "not available"),
     ],
 )
 def test_the_sentence_on_harm_depends_on_where_the_shortcut_is(pattern, planted, sentence):
-    assert sentence in verdict.harm_sentence(judged(pattern), planted)
+    assert sentence in judged(pattern, planted).meaning
+
+
+def test_who_loses_by_swapped_borders_uses_them():
+    assert judged("yoyyy", planted=False).name == "border shortcut"
+    assert judged("yoyyn", planted=False).name == "latent risk"
