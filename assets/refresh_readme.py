@@ -20,13 +20,16 @@ from cnn_xray.report.words import HEADLINE
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- results: made by assets/refresh_readme.py from the committed reports -->", "<!-- /results -->"
 NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training images, split by image"
-OURS = {  # by report: the network, and what its recipe was chosen on
-    "kermany": (
+OURS = {  # by table of runs: the network, and what its recipe was chosen on
+    "reports/kermany/runs.csv": (
         "**this one**",
         "training patients; criterion and more aspect-ratio jitter thought of after test results "
         "(`appendix_recipe_selection`)",
     ),
-    "kermany-large": ("**this one at 224 px** (`recipe large`)", "the same, nothing chosen beyond it"),
+    "benchmarks/recipe/large.csv": (
+        "**this one at 224 px** (`recipe large`, runs of version 0.1.0)",
+        "the same, nothing chosen beyond it",
+    ),
 }
 REFERENCES = (  # as reported on these 624 images, in the columns of the table
     ("Inception-V3 (Kermany et al. 2018)", "ImageNet", UNKNOWN, ".928", ".968", ".932", ".901"),
@@ -46,12 +49,12 @@ PICTURE = "Evidence before and after cropping in the original frame, artifact: b
 
 def results() -> str:
     """The tables of results in Markdown: mean over the seeds, with the range; and how the verdicts came out."""
-    phantom, kermany = full("phantom"), full("kermany")
+    phantom, kermany = (full(f"reports/{report}/runs.csv") for report in ("phantom", "kermany"))
     tried = pd.read_csv(ROOT / "benchmarks" / "instruments.csv")
     lines = [
         "| network, on the 624 test images | pretrained on | chosen on | accuracy | AUC | sensitivity | specificity |",
         "|---|---|---|---|---|---|---|",
-        *(ours(report, *words) for report, words in OURS.items()),
+        *(ours(table, *words) for table, words in OURS.items()),
         *(f"| {' | '.join(one)} |" for one in REFERENCES),
         "",
         NOTE,
@@ -65,10 +68,10 @@ def results() -> str:
         row(kermany, "test_auc", "real images (624 for testing) | AUC"),
         row(kermany, "test_accuracy", "real images (624 for testing) | accuracy at 0.5"),
         "",
-        "| images | verdict on the border (uncropped, first seed) |",
-        "|---|---|",
-        verdict("phantom", "phantom, artifact: border"),
-        verdict("kermany", "real images"),
+        "| images | verdict on the border, before → after cropping (first seed) | how far it is shared |",
+        "|---|---|---|",
+        *verdicts("phantom"),
+        *verdicts("kermany"),
         "",
         "| truth that was planted | networks | called a border shortcut |",
         "|---|---|---|",
@@ -80,15 +83,15 @@ def results() -> str:
     return "\n".join(lines)
 
 
-def full(report: str) -> pd.DataFrame:
-    """A report's networks trained in full on all training images: no small probes, none without the strata."""
-    runs = pd.read_csv(ROOT / "reports" / report / "runs.csv").dropna(subset="test_auc")
+def full(table: str) -> pd.DataFrame:
+    """A table's networks trained in full on all training images: no small probes, none without the strata."""
+    runs = pd.read_csv(ROOT / table).dropna(subset="test_auc")
     return runs[runs["epochs"] == runs["epochs"].max()]
 
 
-def ours(report: str, network: str, chosen_on: str) -> str:
-    """One line: the seeds of a report's uncropped networks at probability 0.5."""
-    runs = full(report)
+def ours(table: str, network: str, chosen_on: str) -> str:
+    """One line: the seeds of a table's uncropped networks at probability 0.5."""
+    runs = full(table)
     seeds = runs[(runs["keep"] == "all") & (runs["crop"] == 0)]
     found = (spread(seeds[f"test_{name}"]) for name in ("accuracy", "auc", "sensitivity", "specificity"))
     return f"| {network} | **nothing** | {chosen_on} | {' | '.join(found)} |"
@@ -113,11 +116,13 @@ def outputs(report: str, notebook: str) -> list[dict[str, Any]]:
     return [output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", ())]
 
 
-def verdict(report: str, images: str) -> str:
-    """One line: what notebook 04 says of the border, with its meaning."""
-    headlines = (data[HEADLINE] for data in outputs(report, "04_shortcut_tests") if HEADLINE in data)
-    found = next(one for one in headlines if one["label"] == "Verdict on the border")
-    return f"| {images} | *{found['value']}*. {found['meaning']} |"
+def verdicts(report: str) -> list[str]:
+    """A line a data set: what notebook 05 says of the border before and after cropping."""
+    begins = "Verdict before and after cropping, "
+    told = (data[HEADLINE] for data in outputs(report, "05_before_after_cropping") if HEADLINE in data)
+    found = ((one["label"].removeprefix(begins), one) for one in told if one["label"].startswith(begins))
+    where = "" if report == "kermany" else f"{report}, "
+    return [f"| {where}{data} | *{one['value']}* | {one['meaning']} |" for data, one in found]
 
 
 def picture() -> None:

@@ -55,7 +55,7 @@ def verdict_row(truth: str, place: str, p: ShortcutParameters) -> dict[str, Any]
     """
     data = load_dataset(p)
     run = run_of(p, data)
-    asked = verdict.border_figures(run.score, run.predictions, p, data, run.attention)
+    asked = verdict.border_figures(run.score, p, data, run.attention)
     found = verdict.judge(asked, planted=True)
     figures = {
         f"{question}: {column}": found.table.loc[question, column]

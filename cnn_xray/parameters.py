@@ -381,7 +381,7 @@ class AttentionParameters(TrainParameters):
     shown: ClassVar = """data seed recipe image_size epochs crop border explain layer examples
         artifact_rho artifact_location artifact_kinds runs""".split()
 
-    layer: str = Field("", description="layer of the gradient Grad-CAM; empty: the last feature map")
+    layer: str = Field("relu0a", min_length=1, description="earlier layer at which gradient maps are compared")
     examples: int = Field(6, ge=1, le=24, description="images shown")
 
 
@@ -422,11 +422,10 @@ class ProbeParameters(TrainParameters):
 class ShortcutParameters(ProbeParameters):
     """04_shortcut_tests."""
 
-    shown: ClassVar = """data seed n_seeds recipe image_size epochs crop border donors probe_size probe_epochs layer
+    shown: ClassVar = """data seed n_seeds recipe image_size epochs crop border donors probe_size probe_epochs
         explain artifact_rho artifact_location artifact_kinds artifact_amplitude runs""".split()
 
-    layer: str = Field("relu0a", min_length=1, description="earlier layer at which gradient maps are compared")
-    n_seeds: int = Field(2, ge=1, le=100, description="trainings, from seed upwards; the tests are of the first")
+    n_seeds: int = Field(6, ge=1, le=100, description="trainings, from seed upwards; the evidence is of the first")
 
 
 class CroppingParameters(ProbeParameters):

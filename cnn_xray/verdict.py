@@ -106,7 +106,7 @@ def check_test_split(p: ProbeParameters, data: Dataset) -> None:
 
 
 def border_figures(
-    score: Score, predictions: pd.DataFrame, p: ProbeParameters, data: Dataset, attended: pd.DataFrame | None = None
+    score: Score, p: ProbeParameters, data: Dataset, attended: pd.DataFrame | None = None
 ) -> dict[str, Comparison]:
     """The verdict's figures by question (`QUESTIONS`) for any classifier.
 
@@ -121,10 +121,8 @@ def border_figures(
     ----------
     score
         Images (N, S, S) uint8 → logits (N,).
-    predictions
-        Of the same classifier, one row an image: label, split, patient, logit; the test split in the order of ``data``.
     p, data
-        What the classifier was asked on; ``p`` also says how the probes are trained.
+        What the classifier is asked on; ``p`` also says how the probes are trained.
     attended
         `runs.Run.attention`; without it *Displayed* is missing.
     """
@@ -143,10 +141,11 @@ def border_figures(
     found["Used"] = relied["R"]
     if attended is not None:
         found["Displayed"] = displayed(attended)
-    test, conflicting = (predictions[predictions["split"] == split] for split in ("test", CONFLICTING))
-    planted = len(conflicting) > 0
-    found["Harmful"] = auc_difference(test, conflicting, p.seed) if planted else swap_conflict(swapped, p.seed)
-    return found
+    if len(data.rows(CONFLICTING)):
+        sets = (data.rows("test"), data.rows(CONFLICTING))
+        test, conflicting = (data.table.iloc[rows].assign(logit=score(data.pixels[rows])) for rows in sets)
+        return found | {"Harmful": auc_difference(test, conflicting, p.seed)}
+    return found | {"Harmful": swap_conflict(swapped, p.seed)}
 
 
 def available(probe: Run, seed: int = 0, split: str = "test") -> Comparison:

@@ -293,7 +293,7 @@ def test_the_page_lists_every_parameter_once_with_the_notebooks_that_know_it():
         "**01** **02** **03** **04** **05** appendix ",
     ]
     assert told["zoom", "`0.15`"][2:] == ["largest random \\|log scale\\|", "**02** 03 04 05 **appendix** "]
-    assert [default for name, default in told if name == "layer"] == ["`''`", "`'relu0a'`"]
+    assert [default for name, default in told if name == "layer"] == ["`'relu0a'`"]
 
 
 def test_cells_and_page_are_written_anew(tmp_path):

@@ -67,7 +67,7 @@ def tiny(tmp_path_factory):
 
 
 def answers(run, p, data):
-    return verdict.border_figures(run.score, run.predictions, p, data, run.attention)
+    return verdict.border_figures(run.score, p, data, run.attention)
 
 
 def test_the_figures_of_a_run_answer_every_question(tiny):
@@ -83,12 +83,26 @@ def test_the_figures_of_a_run_answer_every_question(tiny):
 
 def test_any_classifier_can_be_asked_and_without_its_maps_displayed_is_missing(tiny):
     p, data = tiny
-    rows = data.rows("test", "conflict")
-    left_half = data.pixels[:, :, :16].mean(axis=(1, 2)) - 100
-    scored = data.table.iloc[rows].assign(logit=left_half[rows])
-    figures = verdict.border_figures(lambda images: images[:, :, :16].mean(axis=(1, 2)) - 100, scored, p, data)
+    figures = verdict.border_figures(lambda images: images[:, :, :16].mean(axis=(1, 2)) - 100, p, data)
     assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"Displayed"}
     assert verdict.judge(figures, True).table.loc["Displayed", "answer"] == verdict.MISSING
+
+
+def test_harm_is_asked_of_the_planted_conflict_set_and_else_of_one_made_by_swapping(tiny):
+    p, data = tiny
+    corner = data.artifacts[data.rows("train")].any(axis=0)  # where markers are: a classifier that reads them alone
+
+    def of_markers(images):
+        return images[:, corner].max(axis=1) / 10.0 - 20
+
+    planted = verdict.border_figures(of_markers, p, data)["Harmful"]
+    rows = data.rows("train", "val", "test")
+    plain = replace(data, pixels=data.pixels[rows], lungs=data.lungs[rows], artifacts=data.artifacts[rows])
+    plain = replace(plain, table=data.table.iloc[rows].reset_index(drop=True))
+    swapped = verdict.border_figures(of_markers, p, plain)["Harmful"]
+    assert 0.2 < swapped.value <= planted.value + 0.1 and swapped.low > 0
+    inside = verdict.border_figures(lambda images: images[:, 14:18, 14:18].mean(axis=(1, 2)), p, plain)["Harmful"]
+    assert inside.value == 0
 
 
 def test_without_lung_masks_only_the_borders_own_share_is_missing(tiny):
