@@ -99,7 +99,7 @@ def ours(table: str, network: str, chosen_on: str) -> str:
 
 def row(runs: pd.DataFrame, metric: str, words: str) -> str:
     """One line: the metric of uncropped networks, of those with a masked border and of cropped ones; same seeds."""
-    masked, cropped = runs["keep"] == "centre", runs["crop"] > runs["crop"].min()
+    masked, cropped = runs["keep"] == "without_border", runs["crop"] > runs["crop"].min()
     arms = [runs[arm].set_index("seed")[metric] for arm in (~masked & ~cropped, masked, cropped)]
     together = pd.concat(arms, axis=1, join="inner")
     return f"| {words} | {' | '.join(spread(values) for _, values in together.items())} |"

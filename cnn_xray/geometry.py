@@ -9,6 +9,7 @@ edge is drawn where two images meet.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -203,6 +204,19 @@ def border_cells(width: float, shape: tuple[int, int]) -> np.ndarray:
     return 1 - rectangle(shrunk(FRAME, width), shape)
 
 
+def border_pixels(size: int, width: float) -> int:
+    """Pixels of the border on each side of an image: those whose centre lies in it.
+
+    Parameters
+    ----------
+    size
+        Side of the image, px.
+    width
+        Of the border, fraction of the side.
+    """
+    return max(0, math.ceil(size * width - 0.5))
+
+
 # ---- soft masks of the regions that are exchanged, hidden or made neutral
 
 
@@ -337,10 +351,12 @@ def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def part_alone(pixels: np.ndarray, part: str, width: float, lungs: np.ndarray | None, train: np.ndarray) -> np.ndarray:
     """Images of which only one part is left, so that a probe's AUC says what that part gives away: (N, S, S) uint8.
 
-    ``border``: the rest is grey; ``border_outside_lungs``: the same with the lungs in it black; ``centre``: all but
-    the border, which is grey; ``outside_lung_box``: a box over the lungs painted black, the same on every image;
-    ``outside_lungs``: each image's own lungs painted black, which leaves their outline; ``lung_outline``: that outline
-    alone, white on black; ``between``: what is neither border (grey) nor lungs (black).
+    ``border``: the rest is grey; ``border_outside_lungs``: the same with the lungs in it black; ``without_border``:
+    all but the border, which is black like what lies beyond the edge of a moved image (the network hides it again after
+    its augmentation, for a frame that moves along would show how far an image was stretched); ``outside_lung_box``: a
+    box over the lungs painted black, the same on every image; ``outside_lungs``: each image's own lungs painted black,
+    which leaves their outline; ``lung_outline``: that outline alone, white on black; ``between``: what is neither
+    border (grey) nor lungs (black).
 
     Parameters
     ----------
@@ -374,5 +390,7 @@ def part_alone(pixels: np.ndarray, part: str, width: float, lungs: np.ndarray | 
         raise InputError(f"border is {width:g}, which is {covered} of an image of {size} px; choose a {choose} border.")
     if part == "border_outside_lungs":  # grey over black, so that no outline is seen further in
         pixels = np.where(lungs, BLACK, pixels)
-    alone = np.where(centre == (part in ("centre", "between")), pixels, GREY)
+    if part == "without_border":
+        return np.where(centre, pixels, BLACK)
+    alone = np.where(centre == (part == "between"), pixels, GREY)
     return np.where(lungs, BLACK, alone) if part == "between" else alone  # black over grey: all of the outline

@@ -17,7 +17,7 @@ import string
 from pathlib import Path
 from typing import Any
 
-from cnn_xray import backend
+from cnn_xray import backend, geometry
 from cnn_xray.parameters import TrainParameters
 
 keras = backend.start()
@@ -106,7 +106,7 @@ def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: boo
 
 
 def _augmented(p: TrainParameters, x: Any) -> Any:
-    """Random affine map, then brightness, contrast, gamma, sharpness and erased patches, on 0..1."""
+    """Random affine map, then brightness, contrast, gamma, sharpness and erased patches, on 0..1; what stays hidden."""
     seed, whole = 1000 * p.seed, {"value_range": (0, 1), "dtype": "float32"}
     moves = {name: getattr(p, name) for name in RandomAffine.defaults}
     chosen = [RandomAffine(**moves, seed=seed + 1, name="affine", dtype="float32")]
@@ -123,6 +123,8 @@ def _augmented(p: TrainParameters, x: Any) -> Any:
         share = (p.erasing, p.erasing)  # a single number would be the upper end of a range
         patch = {"scale": ERASED, "fill_value": 0.5}
         chosen.append(layers.RandomErasing(share, **patch, **whole, seed=seed + 6, name="erasing"))
+    if p.keep == "without_border":
+        chosen.append(HiddenBorder(geometry.border_pixels(p.side, p.border), name="hidden_border", dtype="float32"))
     for layer in chosen:
         x = layer(x)
     return x
@@ -264,6 +266,31 @@ class RandomGamma(_RandomLayer):
         limit, shape = self.options["gamma"], (ops.shape(images)[0], 1, 1, 1)
         exponent = ops.exp(keras.random.uniform(shape, -limit, limit, seed=self.generator))
         return ops.power(ops.clip(images, 0.0, 1.0), exponent)
+
+
+@keras.saving.register_keras_serializable(package="cnn_xray")
+class HiddenBorder(Layer):
+    """Paints the outer pixels of images (N, H, W, C) black, in training and after it.
+
+    Parameters
+    ----------
+    width
+        Of the border, px.
+    **kwargs
+        Of every Keras layer.
+    """
+
+    def __init__(self, width: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.width = width
+
+    def call(self, images: Any) -> Any:
+        sides = (self.width, self.width)
+        inside = slice(self.width, -self.width or None)
+        return ops.pad(images[:, inside, inside], ((0, 0), sides, sides, (0, 0)))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "width": self.width}
 
 
 @keras.saving.register_keras_serializable(package="cnn_xray")

@@ -36,6 +36,7 @@ RENAMED = {  # parameters and choices: what they are called now
     "ring_outside_lungs": "border_outside_lungs",
     "outside_box": "outside_lung_box",
     "outline": "lung_outline",
+    "centre": "without_border",
 }
 
 
@@ -265,7 +266,7 @@ class DataParameters(Parameters):
         "all",
         "border",
         "border_outside_lungs",
-        "centre",
+        "without_border",
         "outside_lung_box",
         "outside_lungs",
         "between",

@@ -198,7 +198,7 @@ def _parts(p: ProbeParameters) -> dict[str, dict[str, Any]]:
     return {
         "whole image": {},
         **{f"border {width:g}": {"keep": "border", "border": width} for width in widths},
-        "all but the border": {"keep": "centre"},
+        "all but the border": {"keep": "without_border"},
         "border without lungs": {"keep": "border_outside_lungs"},
         "lung box black": {"keep": "outside_lung_box"},
         "own lungs black": {"keep": "outside_lungs"},

@@ -443,8 +443,8 @@ def test_the_box_is_that_of_the_training_masks_alone(images):
 
 def test_a_part_of_the_phantom_keeps_its_pairs():
     whole = load_dataset(DataParameters(phantom_images=80, border=0.125))
-    data = load_dataset(DataParameters(phantom_images=80, border=0.125, keep="centre"))
-    assert (data.pixels[:, :8] == 128).all() and (data.pixels[:, :, -8:] == 128).all()
+    data = load_dataset(DataParameters(phantom_images=80, border=0.125, keep="without_border"))
+    assert (data.pixels[:, :8] == 0).all() and (data.pixels[:, :, -8:] == 0).all()
     np.testing.assert_array_equal(data.pixels[:, 8:-8, 8:-8], whole.pixels[:, 8:-8, 8:-8])
     np.testing.assert_array_equal(data.pixels[data.rows("conflict")], data.pixels[data.rows("clean")])
     assert (whole.pixels[whole.rows("conflict")] != whole.pixels[whole.rows("clean")]).any()
@@ -476,7 +476,7 @@ def test_empty_masks_are_no_masks(images):
 
 def test_a_border_that_leaves_nothing_is_refused(images):
     with pytest.raises(InputError, match="border is 0.49, which is"):
-        load(images, keep="centre", border=0.49)
+        load(images, keep="without_border", border=0.49)
 
 
 def test_permuting_moves_only_the_labels_of_training_and_validation():
@@ -697,7 +697,7 @@ def test_nothing_is_written_among_the_data(real):
 
 def test_only_a_part_of_planted_images_can_be_kept(real):
     marked = load_planted(real)
-    border, centre = load_planted(real, keep="border"), load_planted(real, keep="centre")
+    border, centre = load_planted(real, keep="border"), load_planted(real, keep="without_border")
     for one in (border, centre):
         np.testing.assert_array_equal(one.artifacts, marked.artifacts)
         assert one.table["artifact"].tolist() == marked.table["artifact"].tolist()

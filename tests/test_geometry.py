@@ -165,7 +165,7 @@ def part(name, width=0.25, lungs=LUNGS):
     ("name", "expected"),
     [
         ("border", np.where(CENTRE, 128, IMAGES)),
-        ("centre", np.where(CENTRE, IMAGES, 128)),
+        ("without_border", np.where(CENTRE, IMAGES, 0)),
         ("outside_lungs", np.where(LUNGS, 0, IMAGES)),
         ("lung_outline", np.where(LUNGS, 255, 0)),
         # The box comes from training masks alone and is the same on every image.
@@ -181,9 +181,17 @@ def test_what_is_left_of_an_image(name, expected):
     assert found.dtype == np.uint8
 
 
-@pytest.mark.parametrize("name", ["border", "centre"])
-def test_border_and_centre_need_no_lungs(name):
+@pytest.mark.parametrize("name", ["border", "without_border"])
+def test_border_and_what_it_leaves_need_no_lungs(name):
     np.testing.assert_array_equal(part(name, lungs=None), part(name))
+
+
+@pytest.mark.parametrize("size", [8, 33, 64])
+@pytest.mark.parametrize("width", [0.0625, 0.1, 0.25])
+def test_the_borders_pixels_are_those_that_are_painted(size, width):
+    white = np.full((1, size, size), 255, np.uint8)
+    left = geometry.part_alone(white, "without_border", width, None, np.arange(1)) if size * width > 0.5 else white
+    assert (left[0, size // 2] == 0).sum() == 2 * geometry.border_pixels(size, width)
 
 
 @pytest.mark.parametrize("name", geometry.NEED_LUNGS)
@@ -192,7 +200,7 @@ def test_missing_masks_are_said_in_a_sentence(name):
         part(name, lungs=None)
 
 
-@pytest.mark.parametrize("name", ["border", "border_outside_lungs", "centre", "between"])
+@pytest.mark.parametrize("name", ["border", "border_outside_lungs", "without_border", "between"])
 @pytest.mark.parametrize(("width", "said"), [(0.49, "every pixel of an image of 8 px"), (0.01, "no pixel of an image")])
 def test_a_border_of_all_or_nothing_is_refused(name, width, said):
     with pytest.raises(InputError, match=f"border is {width}, which is {said}"):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cnn_xray import backend, network
+from cnn_xray import backend, geometry, network
 from cnn_xray.parameters import TrainParameters
 
 SMALL = TrainParameters(image_size=32, width=8, seed=2)
@@ -111,6 +111,19 @@ def test_every_option_changes_what_training_sees(change):
     assert np.abs(augmented(images, **change) - images[..., 0] / 255).max() > 0.05
 
 
+def test_a_hidden_border_stays_hidden_however_the_image_is_moved():
+    p = {"keep": "without_border", "border": 0.125, "brightness": 0.3, "aspect_jitter": 0.6, "zoom": 0.3, "shift": 0.1}
+    seen = augmented(np.full((64, 64, 64, 1), 200.0, "float32"), **p)
+    assert (seen[:, 8:-8, 8:-8] > 0).any(axis=0).all() and (seen[:, 30:34, 30:34] > 0).all()
+    for side in (seen[:, :8], seen[:, -8:], seen[:, :, :8], seen[:, :, -8:]):
+        assert (side == 0).all()
+    model = network.build(TrainParameters(image_size=64, width=4, **p))
+    hidden = backend.start().Model(model.input, model.get_layer("standardise").input)
+    images = np.random.default_rng(0).integers(1, 256, (3, 64, 64, 1)).astype("float32")
+    painted = geometry.part_alone(images[..., 0].astype(np.uint8), "without_border", 0.125, None, np.arange(3))
+    np.testing.assert_allclose(np.asarray(hidden(images, training=False))[..., 0], painted / 255, atol=1e-6)
+
+
 def test_erased_patches_are_grey_rectangles_of_the_stated_area_on_the_stated_share_of_images():
     seen = augmented(np.full((400, 64, 64, 1), 255.0, "float32"), erasing=0.3)
     grey = np.abs(seen - 0.5) < 1e-6
@@ -124,7 +137,15 @@ def test_erased_patches_are_grey_rectangles_of_the_stated_area_on_the_stated_sha
 
 
 def test_a_saved_network_with_every_option_scores_the_same(tmp_path):
-    options = {"padding": "reflect", "gamma": 0.3, "sharpen": 1.0, "erasing": 0.5, "dropout": 0.0, "seed": 1}
+    options = {
+        "keep": "without_border",
+        "padding": "reflect",
+        "gamma": 0.3,
+        "sharpen": 1.0,
+        "erasing": 0.5,
+        "dropout": 0.0,
+        "seed": 1,
+    }
     p = TrainParameters(image_size=32, width=4, **options)
     model = network.build(p)
     images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 1)).astype("float32")

@@ -104,9 +104,11 @@ def test_the_second_arm_must_crop_more_than_the_first():
 
 @pytest.mark.parametrize("cls", [ShortcutParameters, CroppingParameters])
 def test_the_tests_are_of_networks_that_see_whole_images_under_true_labels(cls):
-    assert refusal(cls, keep="centre").startswith("keep is 'centre', but the networks tested here see whole images")
+    assert refusal(cls, keep="without_border").startswith(
+        "keep is 'without_border', but the networks tested here see whole images"
+    )
     assert "leave it at 'true'" in refusal(cls, labels="permuted")
-    assert cls().probe(keep="centre", labels="permuted").keep == "centre"
+    assert cls().probe(keep="without_border", labels="permuted").keep == "without_border"
 
 
 @pytest.mark.parametrize("cls", [ShortcutParameters, CroppingParameters])

@@ -122,7 +122,8 @@ def id_of(images, **more):
 
 def test_what_is_seen_planted_or_permuted_is_another_run(images):
     parts = [
-        {"keep": part} for part in ("border", "centre", "outside_lung_box", "outside_lungs", "lung_outline", "between")
+        {"keep": part}
+        for part in ("border", "without_border", "outside_lung_box", "outside_lungs", "lung_outline", "between")
     ]
     planted = [{"artifact_rho": 0.5}, {"artifact_rho": 0.0}, {"artifact_rho": 0.5, "artifact_kinds": "text"}]
     more = [{}, *parts, *planted, {"labels": "permuted"}, {"labels": "permuted", "keep": "border"}]
