@@ -290,9 +290,9 @@ def random_regions(size: int, areas: np.ndarray, seeds: np.ndarray) -> np.ndarra
     for seed in np.unique(seeds):
         field = np.random.default_rng(seed).standard_normal((size, size), np.float32)
         field = gaussian_filter(field, PATCH * size, mode="wrap")
-        ranks[seed] = (rankdata(field).reshape(size, size) - 0.5) / size**2  # uniform in 0..1
-    above = np.stack([ranks[seed] for seed in seeds]) - (1 - np.asarray(areas, float)[:, None, None])
-    return np.clip(above / PATCHY_SEAM + 0.5, 0, 1).astype(np.float32)
+        ranks[seed] = ((rankdata(field).reshape(size, size) - 0.5) / size**2).astype(np.float32)  # uniform in 0..1
+    above = np.stack([ranks[seed] for seed in seeds]) - (1 - np.asarray(areas, np.float32)[:, None, None])
+    return np.clip(above / np.float32(PATCHY_SEAM) + np.float32(0.5), 0, 1)
 
 
 def soft_outside(areas: np.ndarray, seam: float) -> np.ndarray:

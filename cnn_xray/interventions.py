@@ -12,11 +12,11 @@ for NORMAL, −1 for PNEUMONIA:
 
 with τ of a class the mean over its images. R, the reliance ratio, is the share of the network's own class difference
 that moves with the region: 1 for the whole image, 0 for a region that tells it nothing. Classes count alike, whatever
-their numbers: a seam that is more visible between classes than within one moves both classes' logits the same way, so
-it enters τ_NORMAL and τ_PNEUMONIA with opposite signs and cancels.
+their numbers: a seam may show more between classes than within one, and as far as that moves the logits of both classes
+alike, it enters the two τ with opposite signs and cancels. What it does to one class more than to the other stays.
 
 *Occlusion* paints a region over. Every paint makes an image that the network never saw (Hooker et al. 2019, arXiv
-1806.10758); so there are three, and equal areas inside undergo the same.
+1806.10758); so there are three, and random regions of the same area undergo the same.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from scipy import sparse
 
 from cnn_xray import InputError, geometry
 from cnn_xray.data import CLASSES, Dataset
-from cnn_xray.geometry import FRAME, SEAM, blend, shrunk
-from cnn_xray.metrics import auc_difference
+from cnn_xray.geometry import SEAM, blend
+from cnn_xray.metrics import weighted_auc
 from cnn_xray.statistics import Comparison, compare, estimate, paired_difference, sample_and_replicates
 
 Score = Callable[[np.ndarray], np.ndarray]  # images (N, S, S) uint8 → logits (N,)
 CHUNK = 512  # composites held at a time
-ANYWHERE = "random regions"  # of the border's area, the null of place
+ANYWHERE = "random regions"  # of the border's area: a yardstick of how much an area counts
 REGIONS = ("border", "border outside the lungs", "inner border", "outside the lungs", "lung box", ANYWHERE)
 ARMS = {"cross": True, "same": False}
 FILLS = ("mean", "blur", "noise")
-PLACES = {"border": slice(1), "interior": slice(1, None)}  # of all that is hidden, the border first
-POSITIONS = 4  # of the interior square
+PLACES = {"border": slice(1), ANYWHERE: slice(1, None)}  # of all that is hidden, the border first
+POSITIONS = 4  # random regions that are hidden, the same for all images
 BLUR = 0.1  # standard deviation of the blur, fraction of the side
 
 
 def donor_pairs(
-    labels: np.ndarray, patients: np.ndarray, count: int, seed: int, alike: np.ndarray | None = None
+    labels: np.ndarray, patients: np.ndarray, count: int, seed: int, like: np.ndarray | None = None, within: float = 0
 ) -> pd.DataFrame:
     """Who gives to whom: one row a pair, columns recipient, donor (row numbers), cross (bool).
 
@@ -66,8 +66,10 @@ def donor_pairs(
         Donors of each class an image.
     seed
         Of the draw.
-    alike : ndarray (N, N) bool, optional
-        Which images may give to which (rows take, columns give), such as those of like size; by default all.
+    like : ndarray (N,), optional
+        Something in which donor and recipient may differ by ``within`` at most, such as size; NaN is like nothing.
+    within
+        How far.
     """
     labels, patients = np.asarray(labels), np.asarray(patients)
     rng = np.random.default_rng(seed)
@@ -78,8 +80,8 @@ def donor_pairs(
             turns = np.zeros(len(pool), int)
             for taker in rng.permutation(np.flatnonzero(labels == take)):
                 allowed = patients[pool] != patients[taker]
-                if alike is not None:
-                    allowed &= alike[taker, pool]
+                if like is not None:
+                    allowed &= np.abs(like[pool] - like[taker]) <= within
                 order = np.lexsort((rng.random(len(pool)), turns, ~allowed))[: min(count, allowed.sum())]
                 turns[order] += 1
                 pairs += [(taker, giver, give != take) for giver in pool[order]]
@@ -215,18 +217,22 @@ def swap_conflict(swapped: pd.DataFrame, seed: int = 0) -> Comparison:
     """AUC with every region from an image of the same class, less that with every region from the other class.
 
     What a bias-conflicting test set shows where none was planted: how much is lost where the region goes with the wrong
-    class. Both sets underwent the same surgery, so the loss is 0 for a region that tells the network nothing.
+    class. 0 for a network that ignores the region and its seam. A seam that shows more between classes than within one
+    costs AUC too; it does not cancel here as in R. Recipients and donors are both resampled, as in `reliance`.
 
     Parameters
     ----------
     swapped
         `swap_effects` of one region.
     seed
-        Of the bootstrap by the recipients' patients.
+        Of the bootstrap by patient.
     """
-    names = {"recipient_label": "label", "recipient_patient": "patient", "composite": "logit"}
-    sets = swapped[["cross", *names]].rename(columns=names)
-    return auc_difference(sets[~sets["cross"]], sets[sets["cross"]], seed)
+    pairs, images = len(swapped), swapped.drop_duplicates("recipient")["recipient_patient"]
+    drawn = sample_and_replicates(pd.concat([swapped["recipient_patient"], swapped["donor_patient"]]), seed)
+    weights = drawn[:, :pairs] * drawn[:, pairs:]
+    label, logit, cross = (swapped[name].to_numpy() for name in ("recipient_label", "composite", "cross"))
+    same, other = (weighted_auc(label[arm], logit[arm], weights[:, arm]) for arm in (~cross, cross))
+    return compare((same - other)[0], (same - other)[1:], images)
 
 
 def pair_counts(swapped: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
@@ -346,7 +352,7 @@ def occlusion_effects(score: Score, images: np.ndarray, width: float, seed: int)
     width
         Of the border, fraction of the side.
     seed
-        Of the noise and of the interior squares.
+        Of the noise and of the random regions.
 
     Returns
     -------
@@ -354,11 +360,13 @@ def occlusion_effects(score: Score, images: np.ndarray, width: float, seed: int)
         One row an image × fill × place: ``image`` (its number), ``fill``, ``place``, ``drop``, ``flip``. ``drop`` =
         s (z − z occluded) in logits, with s = +1 where the image itself is decided as PNEUMONIA (z > 0), else −1.
         ``flip``: whether the decision changed, 0 or 1. Fills: ``mean``, the image's own mean grey; ``blur``, the image
-        without its detail; ``noise``, Gaussian with the image's mean and standard deviation, clipped. ``interior`` is
-        the mean over `interior_squares`, NaN where they have no room.
+        without its detail; ``noise``, Gaussian with the image's mean and standard deviation, clipped. Of the random
+        regions, as large as the border with its seam, it is the mean over POSITIONS.
     """
     size = images.shape[1]
-    hidden = [geometry.soft_border(size, width), *interior_squares(size, width, seed)]
+    border = geometry.soft_border(size, width)
+    seeds = seed * POSITIONS + np.arange(POSITIONS)
+    hidden = [border, *geometry.random_regions(size, np.full(POSITIONS, border.mean()), seeds)]
     rng = np.random.default_rng(seed)
     z = score(images)
     occluded = np.empty((len(FILLS), len(hidden), len(images)), np.float32)
@@ -379,10 +387,10 @@ def occlusion_effects(score: Score, images: np.ndarray, width: float, seed: int)
 
 
 def occlusion_summary(occluded: pd.DataFrame, labels: np.ndarray, patients: np.ndarray, seed: int = 0) -> pd.DataFrame:
-    """What hiding the border costs beside hiding as much of the interior; one row a fill and class.
+    """What hiding the border costs beside hiding as much anywhere; one row a fill and class.
 
-    Columns: border, interior (mean drop, logits); difference, low, high (border − interior within image, interval by
-    patient); flips border, flips interior (share of decisions); n (images with both) and undefined (images without).
+    Columns: border, random regions (mean drop, logits); difference, low, high (border − random regions within image,
+    interval by patient); flips border, flips random regions (share of decisions); n (images).
 
     Parameters
     ----------
@@ -399,43 +407,11 @@ def occlusion_summary(occluded: pd.DataFrame, labels: np.ndarray, patients: np.n
     for fill, (name, label) in product(FILLS, CLASSES.items()):
         own = occluded[(occluded["fill"] == fill) & (np.asarray(labels)[occluded["image"]] == label)]
         drop, flip = (own.pivot(index="image", columns="place", values=what) for what in ("drop", "flip"))
-        drop, flip = (one.reindex(columns=list(PLACES)) for one in (drop, flip))
         patient = np.asarray(patients)[drop.index]
-        difference = paired_difference(drop["border"], drop["interior"], patient, seed=seed)
+        difference = paired_difference(drop["border"], drop[ANYWHERE], patient, seed=seed)
         found = {"difference": difference.value, "low": difference.low, "high": difference.high}
-        counts = {"n": difference.n, "undefined": len(drop) - difference.n}
-        rows[fill, name] = {**drop.mean(), **found, **flip.mean().add_prefix("flips "), **counts}
+        rows[fill, name] = {**drop.mean(), **found, **flip.mean().add_prefix("flips "), "n": difference.n}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(["fill", "class"])
-
-
-def interior_squares(size: int, width: float, seed: int) -> list[np.ndarray]:
-    """Soft masks of `POSITIONS` squares, each of the area of `geometry.soft_border`, at random places inside.
-
-    The seam is that of the border, so nowhere do border and square hide more than the whole image. Empty where the
-    border, half its seam included, is more than half of the image (``width`` above about 0.13): no square has room.
-
-    Parameters
-    ----------
-    size
-        Side of the image, px.
-    width
-        Of the border, fraction of the side.
-    seed
-        Of the places.
-    """
-    seam, left = width * SEAM, shrunk(FRAME, width * (1 + SEAM))
-    room = left[2] - left[0]
-    area = 1 - _soft_square_area(room, seam)
-    side = math.sqrt(area - seam**2 / 3) - seam  # so that _soft_square_area(side, seam) is the area
-    if side > room:
-        return []
-    corners = left[0] + np.random.default_rng(seed).random((POSITIONS, 2)) * (room - side)
-    return [geometry.soft_box(size, (x, y, x + side, y + side), seam) for x, y in corners]
-
-
-def _soft_square_area(side: float, seam: float) -> float:
-    """Area of a soft square: 1 on ``side``, falling to 0 over ``seam`` on every side; fraction of the image."""
-    return side**2 + 2 * side * seam + 4 / 3 * seam**2
 
 
 def _paints(images: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:

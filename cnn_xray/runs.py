@@ -163,6 +163,8 @@ def find_run(folder: Path) -> Run | None:
 def run_id(p: TrainParameters, data: Dataset) -> str:
     """Readable name of a run, unique to its parameters, its data's content and the version of the training.
 
+    The device is not in it, nor the precision that it chose by itself; the record says both.
+
     Parameters
     ----------
     p
@@ -234,7 +236,7 @@ def _measured(p: TrainParameters, data: Dataset, run: Run, trained: dict[str, fl
     predictions.to_csv(run.folder / "predictions.csv", index=False)
     metrics = _scores(predictions)
     if len(data.rows("test")):
-        table = _attention(p, data, run)
+        table = attention_of(run, p, data)
         table.to_csv(run.folder / "attention.csv", index=False)
         means = table[table["arm"] == "image"].select_dtypes("number").drop(columns="label").mean().dropna()
         metrics |= {f"test_{name}": value for name, value in means.items()}
@@ -262,8 +264,16 @@ def _scores(predictions: pd.DataFrame) -> dict[str, float]:
     return scores
 
 
-def _attention(p: TrainParameters, data: Dataset, run: Run) -> pd.DataFrame:
-    """`attention.metrics_beside_nulls` of the test images, with path, label and patient of each."""
+def attention_of(run: Run, p: TrainParameters, data: Dataset) -> pd.DataFrame:
+    """`attention.metrics_beside_nulls` of the test images, with path, label and patient of each.
+
+    Parameters
+    ----------
+    run
+        Its network is explained.
+    p, data
+        The images, and which parameters untrained networks beside it have.
+    """
     from cnn_xray import network
 
     rows, train = data.rows("test"), data.rows("train")

@@ -56,7 +56,7 @@ class Verdict:
 # Answers in the order of QUESTIONS (y: yes, n: no, any: whatever it is), and the name of the verdict, with its meaning.
 # The first that fits counts. No line is an all-clear: the questions are about the border.
 OWN = "The label is in the border and not as well beside it, and the network uses it"
-ELSEWHERE = "AUC is lost where the artifact goes with the wrong class"
+LOST = "AUC is lost where the artifact goes with the wrong class"
 VERDICTS: dict[tuple[str, str], str] = {
     ("y y y y any", "border shortcut"): f"{OWN}; the heatmap shows it.",
     ("y y y n any", "border shortcut that the heatmap hides"): f"{OWN}, but its heatmap does not answer it.",
@@ -68,9 +68,9 @@ VERDICTS: dict[tuple[str, str], str] = {
     ("any y any any any", "reliance without a known source"): "The decision moves with the border although a network "
     "that sees the border alone is not shown to tell the classes: that network is too weak, or the border modulates "
     "what is read elsewhere.",
-    ("any n any any y", "not the border: harmed by another shortcut"): f"{ELSEWHERE}, and this network does not use "
-    "the border: the shortcut lies elsewhere, and no crop of the border takes it away.",
-    ("any any any any y", "harmed by a shortcut that is not found"): f"{ELSEWHERE}. That this network uses the border "
+    ("any n any any y", "not the border: harmed by another shortcut"): f"{LOST}, and little of the decision moves "
+    "with the border: most of the harm comes from elsewhere, and a crop of this border leaves it.",
+    ("any any any any y", "harmed by a shortcut that is not found"): f"{LOST}. That this network uses the border "
     "is not shown, and not excluded.",
     ("y any any any any", "latent risk"): "The label is in the border, but this network is not shown to use it.",
     ("any any any y any", "explanation artifact"): "The heatmap answers the border, but the label is not shown to be "
@@ -108,14 +108,7 @@ def check_test_split(p: ProbeParameters, data: Dataset) -> None:
 def border_figures(
     score: Score, p: ProbeParameters, data: Dataset, attended: pd.DataFrame | None = None
 ) -> dict[str, Comparison]:
-    """The verdict's figures by question (`QUESTIONS`) for any classifier.
-
-    With lung masks, the border is the border *outside the lungs*: a border may hold lung, above all after cropping,
-    and disease is no shortcut. Then three probes are trained unless they are recorded: on that border, on all outside
-    the lungs, and on what lies between border and lungs; *The border's own* is what the border adds to the latter.
-    Without masks of both classes in every split there is one probe, on the whole border, and *The border's own* is
-    missing. *Harmful* is the AUC lost on the bias-conflicting set; where none was planted, on one made by swapping
-    borders (`interventions.swap_conflict`), which asks about the border alone.
+    """The verdict's figures by question (`QUESTIONS`) for any classifier: `figures_of_data` and `figures_of_network`.
 
     Parameters
     ----------
@@ -124,28 +117,85 @@ def border_figures(
     p, data
         What the classifier is asked on; ``p`` also says how the probes are trained.
     attended
-        `runs.Run.attention`; without it *Displayed* is missing.
+        Of `runs.attention_of`; without it *Displayed* is missing.
+    """
+    of_data = figures_of_data(p, data)
+    return of_data | figures_of_network(score, p, data, asked_region(of_data), attended)
+
+
+def figures_of_data(p: ProbeParameters, data: Dataset) -> dict[str, Comparison]:
+    """*Available* and *The border's own*, which are about the images and the same for every classifier.
+
+    With lung masks, the border is the border *outside the lungs*: a border may hold lung, above all after cropping,
+    and disease is no shortcut. Then three probes are trained unless they are recorded: on that border, on all outside
+    the lungs, and on what lies between border and lungs; *The border's own* is what the border adds to the latter.
+    Without masks of both classes in every split there is one probe, on the whole border, and *The border's own* is
+    missing.
+
+    Parameters
+    ----------
+    p, data
+        The images, and how the probes are trained.
     """
     seen = ("border_outside_lungs", "outside_lungs", "between")
-    found: dict[str, Comparison] = {}
     views: dict[str, Dataset] = {}
     with suppress(InputError):  # too few images have a lung mask
         views = {part: load_dataset(p.probe(keep=part)) for part in seen if data.lungs is not None}
-    if views:
-        border, outside, between = (run_of(p.probe(keep=part), view) for part, view in views.items())
-        found["Available"] = available(border, p.seed)
-        found["The border's own"] = auc_difference(outside.on("test"), between.on("test"), p.seed)
-    else:
-        found["Available"] = available(run_of(p.probe(keep="border")), p.seed)
-    swapped, relied = swap(score, p, data, "border outside the lungs" if views else "border")
-    found["Used"] = relied["R"]
-    if attended is not None:
-        found["Displayed"] = displayed(attended)
-    if len(data.rows(CONFLICTING)):
-        sets = (data.rows("test"), data.rows(CONFLICTING))
-        test, conflicting = (data.table.iloc[rows].assign(logit=score(data.pixels[rows])) for rows in sets)
-        return found | {"Harmful": auc_difference(test, conflicting, p.seed)}
-    return found | {"Harmful": swap_conflict(swapped, p.seed)}
+    if not views:
+        return {"Available": available(run_of(p.probe(keep="border")), p.seed)}
+    border, outside, between = (run_of(p.probe(keep=part), view) for part, view in views.items())
+    own = auc_difference(outside.on("test"), between.on("test"), p.seed)
+    return {"Available": available(border, p.seed), "The border's own": own}
+
+
+def asked_region(of_data: dict[str, Comparison]) -> str:
+    """The region that the verdict asks about, one of `interventions.REGIONS`.
+
+    Parameters
+    ----------
+    of_data
+        `figures_of_data`.
+    """
+    return "border outside the lungs" if "The border's own" in of_data else "border"
+
+
+def figures_of_network(
+    score: Score, p: ProbeParameters, data: Dataset, region: str, attended: pd.DataFrame | None = None
+) -> dict[str, Comparison]:
+    """*Used*, *Displayed* and *Harmful*.
+
+    *Harmful* is the AUC lost on the bias-conflicting set; where the data have none, on one made by swapping the region
+    (`interventions.swap_conflict`), which asks about the border alone.
+
+    Parameters
+    ----------
+    score
+        Images (N, S, S) uint8 → logits (N,).
+    p, data
+        What the classifier is asked on.
+    region
+        `asked_region`.
+    attended
+        Of `runs.attention_of`; without it *Displayed* is missing.
+    """
+    swapped, relied = swap(score, p, data, region)
+    found = {"Used": relied["R"]} | ({} if attended is None else {"Displayed": displayed(attended)})
+    if not has_conflict_set(data):
+        return found | {"Harmful": swap_conflict(swapped, p.seed)}
+    sets = (data.rows("test"), data.rows(CONFLICTING))
+    test, conflicting = (data.table.iloc[rows].assign(logit=score(data.pixels[rows])) for rows in sets)
+    return found | {"Harmful": auc_difference(test, conflicting, p.seed)}
+
+
+def has_conflict_set(data: Dataset) -> bool:
+    """Whether the data have a bias-conflicting test set.
+
+    Parameters
+    ----------
+    data
+        The images.
+    """
+    return len(data.rows(CONFLICTING)) > 0
 
 
 def available(probe: Run, seed: int = 0, split: str = "test") -> Comparison:
@@ -209,7 +259,7 @@ def _parts(p: ProbeParameters) -> dict[str, dict[str, Any]]:
 
 
 def swap(
-    score: Score, p: ProbeParameters, data: Dataset, region: str, alike: np.ndarray | None = None
+    score: Score, p: ProbeParameters, data: Dataset, region: str, like: np.ndarray | None = None, within: float = 0
 ) -> tuple[pd.DataFrame, dict[str, Comparison]]:
     """Swap a region of the test images: `interventions.swap_effects`, and the figures of `interventions.reliance`.
 
@@ -223,12 +273,12 @@ def swap(
         The images.
     region
         One of `interventions.REGIONS`.
-    alike : ndarray (n, n) bool, optional
+    like, within
         Which test images may give to which (`interventions.donor_pairs`).
     """
     rows = data.rows("test")
     labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
-    pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed, alike)
+    pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed, like, within)
     swapped = interventions.swap_effects(score, data, rows, pairs, region, p.border)
     return swapped, interventions.reliance(swapped, labels, score(data.pixels[rows]), patients, p.seed)
 
@@ -259,8 +309,8 @@ def judge(figures: dict[str, Comparison], planted: bool) -> Verdict:
     figures
         By question.
     planted
-        Whether *Harmful* is asked of a bias-conflicting set, whose artifact may lie anywhere; else it is asked of
-        swapped borders, and a yes is a use of the border too.
+        Whether *Harmful* is asked of a bias-conflicting set, whose artifact may lie anywhere (`has_conflict_set`); else
+        it is asked of swapped borders, and says nothing of shortcuts elsewhere.
     """
     table = pd.DataFrame(QUESTIONS).set_index("name").rename_axis("question")
     found = pd.DataFrame([figures.get(name, Comparison(math.nan)) for name in table.index], table.index)
@@ -280,8 +330,8 @@ def _conclusion(answers: pd.Series, planted: bool) -> tuple[str, str, bool]:
     if missing:
         return "not decided", f"{' and '.join(missing)}: the figure is not available, so there is no verdict.", False
     asked = answers.map({YES: "y", NO: "n"})
-    if asked["Harmful"] == "y" and not planted:
-        asked["Used"] = "y"
+    if not planted:
+        asked["Harmful"] = ""  # of swapped borders: no other shortcut shows there
     for (pattern, name), meaning in VERDICTS.items():
         if all(want in ("any", got) for want, got in zip(pattern.split(), asked, strict=True)):
             return name, meaning, pattern.startswith("y y y")
@@ -290,20 +340,26 @@ def _conclusion(answers: pd.Series, planted: bool) -> tuple[str, str, bool]:
 
 def _harm(answers: pd.Series, border_shortcut: bool, planted: bool) -> str:
     """What the Harmful line adds to the verdict on the border."""
+    what = "the artifact" if planted else "the border"
     if answers["Harmful"] == MISSING:
         return "Whether a shortcut does harm is not available."
-    if answers["Harmful"] != YES:
-        return "That AUC is lost where the shortcut goes with the wrong class is not shown."
+    if answers["Harmful"] == NO:
+        return f"Where {what} goes with the wrong class, less AUC is lost than counts."
+    if answers["Harmful"] == OPEN:
+        return f"Whether AUC is lost where {what} goes with the wrong class is not shown."
     if not planted:
-        return "AUC is lost when every image gets the border of an image of the other class instead of one of its own."
+        after_all = (
+            "" if answers["Used"] == YES else ": the border is used, though R is not shown to be as large as counts"
+        )
+        return f"AUC is lost when every image gets a border from the other class instead of its own class{after_all}."
     if border_shortcut:
-        return f"{ELSEWHERE}, and the border carries a shortcut of its own: cropping it can help."
+        return f"{LOST}, and the border carries a shortcut of its own: cropping it can help."
     if answers["Used"] != YES:
         return ""  # the verdict's name says it
     helps = (
         "cropping cannot fix it" if answers["The border's own"] == NO else "whether a crop would help is not decided"
     )
-    return f"{ELSEWHERE}; {helps}."
+    return f"{LOST}; {helps}."
 
 
 def answer_in_words(line: pd.Series) -> str:

@@ -226,9 +226,10 @@ def test_the_answers_lead_to_the_verdict(pattern, name):
 
 def test_every_combination_of_answers_has_a_verdict():
     names = [question.name for question in verdict.QUESTIONS]
-    for answers in itertools.product((verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING), repeat=5):
-        name, meaning, shortcut = verdict._conclusion(pd.Series(dict(zip(names, answers, strict=True))), True)
-        assert name and meaning and shortcut == (answers[:3] == (verdict.YES,) * 3)
+    every = (verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING)
+    for *answers, planted in itertools.product(*[every] * 5, (True, False)):
+        name, meaning, shortcut = verdict._conclusion(pd.Series(dict(zip(names, answers, strict=True))), planted)
+        assert name and meaning and shortcut == (answers[:3] == [verdict.YES] * 3)
 
 
 def test_no_network_that_is_harmed_gets_a_line_that_reads_as_an_all_clear():
@@ -278,12 +279,14 @@ def test_a_value_without_an_interval_is_not_shown_and_no_value_is_not_available(
     ("pattern", "planted", "sentence"),
     [
         ("yyyyy", True, "cropping it can help"),
-        ("nnnny", True, "no crop of the border takes it away"),  # nothing is used there
+        ("nnnny", True, "a crop of this border leaves it"),  # nothing is used there
         ("yynyy", True, "cropping cannot fix it"),  # the neighbourhood tells it as well
         ("yyoyy", True, "is not decided"),
         ("yooyy", True, "is not shown, and not excluded"),
-        ("yyyyy", False, "gets the border of an image of the other class"),
-        ("yyyyn", True, "is not shown"),
+        ("yyyyy", False, "gets a border from the other class"),
+        ("yyyyn", True, "less AUC is lost than counts"),
+        ("yyyyo", True, "goes with the wrong class is not shown"),
+        ("yyyyo", False, "where the border goes with the wrong class is not shown"),
         ("yyyy-", True, "not available"),
     ],
 )
@@ -291,6 +294,8 @@ def test_the_sentence_on_harm_depends_on_where_the_shortcut_is(pattern, planted,
     assert sentence in judged(pattern, planted).meaning
 
 
-def test_who_loses_by_swapped_borders_uses_them():
-    assert judged("yoyyy", planted=False).name == "border shortcut"
-    assert judged("yoyyn", planted=False).name == "latent risk"
+@pytest.mark.parametrize("pattern", ["yoyyy", "ynyyy"])
+def test_who_loses_by_swapped_borders_uses_them_though_r_does_not_say_so(pattern):
+    found = judged(pattern, planted=False)
+    assert found.name == "latent risk" and "the border is used, though R is not shown" in found.meaning
+    assert "uses" not in judged(pattern[:4] + "n", planted=False).meaning
