@@ -107,7 +107,8 @@ def row(runs: pd.DataFrame, metric: str, words: str) -> str:
 
 def spread(values: pd.Series) -> str:
     """Mean, range and number of seeds."""
-    return f"{values.mean():.3f} ({values.min():.3f} to {values.max():.3f}, {len(values)} seeds)"
+    many = f"{values.min():.3f} to {values.max():.3f}, {len(values)} seeds"
+    return f"{values.mean():.3f} ({many if len(values) > 1 else '1 seed'})"
 
 
 def outputs(report: str, notebook: str) -> list[dict[str, Any]]:

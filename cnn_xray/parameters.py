@@ -436,13 +436,20 @@ class CroppingParameters(ProbeParameters):
         artifact_rho artifact_location artifact_kinds runs""".split()
 
     crop_after: float = Field(0.125, gt=0, lt=0.5, description="crop of the second arm; the first has crop")
-    n_seeds: int = Field(2, ge=1, le=100, description="trainings an arm, from seed upwards")
+    n_seeds: int | None = Field(
+        None, ge=1, le=100, description="trainings an arm, from seed upwards; None: 2 phantom, 1 files"
+    )
 
     @model_validator(mode="after")
     def _crops_more(self) -> Self:
         if self.crop_after <= self.crop:
             raise InputError(f"crop_after is {self.crop_after}, but it must be above crop, which is {self.crop}.")
         return self
+
+    @property
+    def seeds(self) -> range:
+        """The seeds of each arm's trainings."""
+        return range(self.seed, self.seed + (self.n_seeds or (2 if self.data == PHANTOM else 1)))
 
     @property
     def locations(self) -> list[str]:
