@@ -19,6 +19,7 @@ from cnn_xray.metrics import (
     auc_with_interval,
     calibration_scores,
     classification_metrics,
+    information_added,
     learned_prevalence,
     metrics_at_thresholds,
     metrics_with_intervals,
@@ -175,6 +176,44 @@ def test_a_difference_of_aucs_draws_the_patients_of_both_sets_together():
     apart = pd.DataFrame({"label": [0, 1] * 9, "logit": [-2.0, 3.0] * 9, "patient": list("abcdefghi") * 2})
     found = auc_difference(apart, apart.assign(logit=-apart["logit"]), seed=1)
     assert (found.value, found.low, found.high) == (1, 1, 1) and found.p == pytest.approx(2 / 2001)
+
+
+def told(labels, wrong, rng):
+    """Labels as +1 and −1, of which a share ``wrong`` is turned round."""
+    return np.where(rng.random(len(labels)) < wrong, -1, 1) * (2 * labels - 1.0)
+
+
+def test_information_is_the_entropy_that_a_second_score_takes_away():
+    rng = np.random.default_rng(0)
+    labels, patients, noise = np.arange(6000) % 2, np.arange(6000), rng.normal(size=6000)
+    added = information_added(labels, noise, told(labels, 0.1, rng), patients)
+    # H(½) − H(0.1) = 0.693 − 0.325 nats: what a reader who errs in one of ten images knows.
+    assert added.value == pytest.approx(math.log(2) + 0.1 * math.log(0.1) + 0.9 * math.log(0.9), abs=0.02)
+    assert added.low < added.value < added.high and added.p < 0.01
+    assert -0.002 < information_added(labels, told(labels, 0.1, rng), noise, patients).value < 0.001
+    first = told(labels, 0.2, rng)
+    assert information_added(labels, first, first, patients).value == pytest.approx(0, abs=1e-3)  # nothing new
+
+
+def test_information_goes_on_counting_where_the_auc_saturates():
+    rng = np.random.default_rng(1)
+    labels, patients = np.arange(4000) % 2, np.arange(4000)
+    known = rng.normal(size=4000) + 3.2 * labels
+    marker = told(labels, 0.25, rng)  # ρ = .5
+    logit = 3.2 * (known - 1.6) + math.log(3) * marker  # the ideal reader of both
+    gained = sklearn_metrics.roc_auc_score(labels, logit) - sklearn_metrics.roc_auc_score(labels, known)
+    found = information_added(labels, known, marker, patients)
+    assert 0 < gained < 0.008 and found.low > 0.015  # a sixth of what the first score leaves open, 0.12 nats
+
+
+def test_images_of_a_patient_do_not_tell_on_each_other():
+    rng = np.random.default_rng(0)
+    patients = np.repeat(np.arange(40), 25)
+    labels = (patients % 2).astype(int)
+    of_patient = rng.permutation(40)[patients] / 1.0  # knows who it is and nothing of the class
+    assert information_added(labels, rng.normal(size=1000), of_patient, patients).value < 0.02
+    few = information_added(labels, of_patient, of_patient, np.where(labels == 1, patients % 4, patients))
+    assert math.isnan(few.value)  # two patients of one class
 
 
 def test_youden_threshold_worked_by_hand():
