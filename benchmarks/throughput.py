@@ -27,7 +27,7 @@ def main() -> None:
     images = rng.integers(0, 256, (STEPS * p.batch_size, p.image_size, p.image_size)).astype(np.uint8)
     labels = np.arange(len(images)) % 2
     keras = backend.start(0)
-    model = network.build(p)
+    model = network.build(p, backend.training_policy(p.precision, p.width or 0))
     training.compile_model(model, p, steps=1000)
     order = np.arange(len(images)).reshape(1, STEPS, p.batch_size)
     a, b = (keras.ops.convert_to_tensor(rng.normal(size=(MATRIX, MATRIX)).astype(np.float32)) for _ in range(2))
