@@ -309,7 +309,7 @@ def load_dataset(p: DataParameters, view: View | None = None, splits: Sequence[s
         data = _with_artifact(data, frames, p, p.rho)
     if p.keep != "all":
         data = _with_part(data, p)
-    return data if p.labels == "true" else _with_permuted_labels(data, p.seed)
+    return data if p.labels == "true" else _with_permuted_labels(data, p.chance)
 
 
 def _phantom_spec(p: DataParameters) -> dataset.PhantomSpec:
@@ -321,6 +321,7 @@ def _phantom_spec(p: DataParameters) -> dataset.PhantomSpec:
         rho=0.95 if p.rho is None else p.rho,
         location=p.artifact_location,
         kinds=p.kinds(),
+        share=p.artifact_share,
         amplitude=p.artifact_amplitude,
         signal=p.phantom_signal,
         seed=p.seed,
@@ -413,7 +414,7 @@ def plant(
     lungs : ndarray (N, S, S) bool, optional
         Where an artifact inside goes.
     p
-        Location, kinds and amplitude of the artifact, and the seed.
+        Location, kinds, amplitude and share of the artifact, and the seed.
     rho
         Correlation of artifact and label in training, -1..1.
 
@@ -430,8 +431,8 @@ def plant(
         besides ``test`` already.
     """
     without = len(pixels) if lungs is None else (~lungs.any(axis=(1, 2))).sum()
-    if p.artifact_location == "inside" and without:
-        raise InputError(f"artifact_location is 'inside', but {without} of {len(pixels)} images have no lung mask.")
+    if p.artifact_location in ("inside", artifacts.BOTH) and without:
+        raise InputError(f"artifact_location is {p.artifact_location!r}, but {without} of {len(pixels)} images have no lung mask.")
     taken = ", ".join(sorted(set(table["split"]) & set(artifacts.test_sets(rho)) - {"test"}))
     if taken:
         why = f"These data have the test set {taken}, which planting an artifact would make from test"
@@ -439,11 +440,12 @@ def plant(
     kinds, nothing = p.kinds(), np.zeros(pixels.shape[1:], bool)
     for row, (label, split) in enumerate(zip(table["label"], table["split"], strict=True)):
         rng = np.random.default_rng(np.random.SeedSequence(p.seed, spawn_key=(row,)))
-        luck, kind = rng.random(), kinds[rng.integers(len(kinds))]
+        seen = np.random.default_rng(np.random.SeedSequence(p.seed, spawn_key=(row, 1))).random()
+        luck, kind = (rng.random(), seen), kinds[rng.integers(len(kinds))]
         plain, lung = pixels[row], nothing if lungs is None else lungs[row]
         painted, changed = artifacts.paint(plain, lung, p.artifact_location, kind, rng, p.artifact_amplitude)
         for name, correlation in (artifacts.test_sets(rho) if split == "test" else {split: rho}).items():
-            marked = artifacts.marked(label, luck, correlation)
+            marked = artifacts.marked(label, luck, correlation, p.artifact_share)
             yield row, name, marked, painted if marked else plain, changed if marked else nothing
 
 
@@ -460,7 +462,8 @@ def _with_artifact(data: Dataset, frames: Dataset, p: DataParameters, rho: float
     rows, splits, marks, seen, areas = (list(part) for part in zip(*versions, strict=True))
     data = replace(_taken(data, rows), pixels=np.stack(seen), artifacts=np.stack(areas) > 0)
     table = data.table.assign(split=splits, artifact=marks, has_artifact=True)
-    note = f"An artifact ({p.artifact_kinds}, {p.artifact_location}) was planted, ρ = {rho:g}."
+    seen = f", to be seen in {p.artifact_share:.0%} of its images" if p.artifact_share < 1 else ""
+    note = f"An artifact ({p.artifact_kinds}, {p.artifact_location}) was planted, ρ = {rho:g}{seen}."
     return replace(data, table=table, notes=(*data.notes, note))
 
 

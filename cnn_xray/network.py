@@ -42,7 +42,7 @@ def build(p: TrainParameters, policy: str = "float32") -> Any:
     policy
         Keras' dtype policy of the layers between standardisation and pooling; weights are float32 in each.
     """
-    keras.utils.set_random_seed(p.seed)
+    keras.utils.set_random_seed(p.chance)
     usual = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -107,7 +107,7 @@ def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: boo
 
 def _augmented(p: TrainParameters, x: Any) -> Any:
     """Random affine map, then brightness, contrast, gamma, sharpness and erased patches, on 0..1; what stays hidden."""
-    seed, whole = 1000 * p.seed, {"value_range": (0, 1), "dtype": "float32"}
+    seed, whole = 1000 * p.chance, {"value_range": (0, 1), "dtype": "float32"}
     moves = {name: getattr(p, name) for name in RandomAffine.defaults}
     chosen = [RandomAffine(**moves, seed=seed + 1, name="affine", dtype="float32")]
     if p.brightness:

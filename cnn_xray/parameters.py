@@ -257,9 +257,12 @@ class DataParameters(Parameters):
     artifact_rho: float | None = Field(
         None, gt=-1, lt=1, description="of artifact and label in training; None: 0.95 phantom, none in files"
     )
-    artifact_location: Literal["border", "inside", "global"] = Field("border", description="where the artifact lies")
+    artifact_location: Literal["border", "inside", "border and inside", "global"] = Field(
+        "border", description="where the artifact lies"
+    )
     artifact_kinds: str = Field("marker", min_length=1, description="kinds of artifact, separated by commas")
     artifact_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
+    artifact_share: float = _option(1.0, gt=0, le=1, description="of its images, those in which the artifact is seen")
     phantom_signal: float = Field(0.4, ge=0, le=2, description="strength of the opacities")
     border: float = Field(0.125, gt=0, lt=0.5, description="width of the border, fraction of the side")
     keep: Literal[
@@ -273,12 +276,18 @@ class DataParameters(Parameters):
         "lung_outline",
     ] = Field("all", description="the part of the image that is seen")
     labels: Literal["true", "permuted"] = Field("true", description="of the training images")
+    repeat: int = _option(0, ge=0, le=1000, description="another training on the same images, with other chance")
     runs: str = Field("runs", min_length=1, description="folder of the run records")
 
     @model_validator(mode="after")
     def _possible_artifact(self) -> Self:
         artifacts.check(self.artifact_location, self.kinds())
         return self
+
+    @property
+    def chance(self) -> int:
+        """The seed of all that a training leaves to chance: weights, order, moves, and how labels are permuted."""
+        return self.seed + 100_003 * self.repeat
 
     def kinds(self) -> tuple[str, ...]:
         """The kinds of artifact, one of which a marked image gets."""

@@ -176,9 +176,10 @@ def run_id(p: TrainParameters, data: Dataset) -> str:
     what = json.dumps([TRAINING, told, data.fingerprint], sort_keys=True)
     mark = hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
     named = [data.name] if p.data != PHANTOM else []
-    named += [f"{p.artifact_location}-rho{p.rho:g}"] if p.rho is not None else []
+    named += [f"{p.artifact_location.replace(' ', '_')}-rho{p.rho:g}"] if p.rho is not None else []
     seen = [p.keep] * (p.keep != "all") + [p.labels] * (p.labels != "true")
-    return "-".join([*named, f"{p.image_size}px", f"crop{p.crop:g}", *seen, f"seed{p.seed}", mark])
+    seeds = [f"seed{p.seed}"] + [f"repeat{p.repeat}"] * bool(p.repeat)
+    return "-".join([*named, f"{p.image_size}px", f"crop{p.crop:g}", *seen, *seeds, mark])
 
 
 def identity(p: TrainParameters) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def mixing_layers(p: TrainParameters) -> list[Any]:
     p
         The recipe.
     """
-    layers, seed = backend.start().layers, 1000 * p.seed
+    layers, seed = backend.start().layers, 1000 * p.chance
     chosen = [layers.MixUp(p.mixup, seed=seed + 7, dtype="float32")] * bool(p.mixup)
     return chosen + [layers.CutMix((p.cutmix, p.cutmix), seed=seed + 8, dtype="float32")] * bool(p.cutmix)
 
@@ -103,7 +103,7 @@ def _order(labels: np.ndarray, p: TrainParameters) -> np.ndarray:
     few that do not fill a batch.
     """
     assert p.epochs, "resolved parameters have epochs"
-    rng = np.random.default_rng(p.seed)
+    rng = np.random.default_rng(p.chance)
     batch = min(p.batch_size, len(labels))
     shape = (p.epochs, len(labels) // batch, batch)
     if p.balance == "sampling":

@@ -16,6 +16,7 @@ from cnn_xray import InputError
 BORDER = 0.11  # border artifacts stay in this outer fraction of the side; a crop of 12.5 % leaves nothing of them
 WHITE = 150  # grey levels that a bright artifact of amplitude 1 adds
 ELSEWHERE = 0.25  # chance of an artifact to lie at the other of its two sides
+BOTH = "border and inside"  # two of a kind, which come together
 
 
 def check(location: str, kinds: tuple[str, ...]) -> None:
@@ -24,7 +25,7 @@ def check(location: str, kinds: tuple[str, ...]) -> None:
     Parameters
     ----------
     location
-        border, inside or global.
+        One of `KINDS`.
     kinds
         At least one of `KINDS` of that location.
 
@@ -52,19 +53,21 @@ def test_sets(rho: float) -> dict[str, float | None]:
     return {"test": rho, "neutral": 0.0, "conflict": -1.0, "clean": None}
 
 
-def marked(label: int | bool, luck: float, rho: float | None) -> bool:
-    """Whether an image has the artifact: with probability (1 + ρ)/2 for PNEUMONIA, (1 − ρ)/2 for NORMAL.
+def marked(label: int | bool, luck: tuple[float, float], rho: float | None, share: float = 1.0) -> bool:
+    """Whether an image has the artifact: with probability s (1 + ρ)/2 for PNEUMONIA, s (1 − ρ)/2 for NORMAL.
 
     Parameters
     ----------
     label
         1 for PNEUMONIA.
     luck
-        Uniform in 0..1, the image's own, and the same in all sets, which makes them counterfactual twins.
+        Two numbers uniform in 0..1, the image's own, and the same in all sets, which makes them counterfactual twins.
     rho
         Correlation of artifact and label, -1..1; None: no artifact.
+    share
+        s, the part of the images due to have the artifact in which it is to be seen.
     """
-    return rho is not None and bool(label) == (luck < (1 + rho) / 2)
+    return rho is not None and bool(label) == (luck[0] < (1 + rho) / 2) and luck[1] < share
 
 
 def paint(
@@ -78,13 +81,13 @@ def paint(
     lungs : ndarray (S, S) bool
         Where an artifact inside goes.
     location
-        border, inside or global.
+        One of `KINDS`.
     kind
         One of `KINDS` of that location.
     rng
         Decides the artifact's place and text.
     amplitude
-        Scales brightness, darkness, blur or loss of contrast.
+        Scales brightness, darkness, blur, or loss of contrast or quality.
 
     Returns
     -------
@@ -98,18 +101,16 @@ def paint(
         Where a lung has no room for the artifact.
     """
     side, nowhere = len(image), np.zeros(image.shape, bool)
-    if kind == "blur":
-        return cv2.GaussianBlur(image, (0, 0), 0.011 * amplitude * side), nowhere
-    if kind == "contrast":
-        mean = image.mean()
-        return np.rint(mean + (image - mean) / (1 + 0.6 * amplitude)).astype(np.uint8), nowhere
-    if location == "border":
+    if location == "global":
+        return _GLOBAL[kind](image, amplitude), nowhere
+    light = np.zeros(image.shape)
+    if location in ("border", BOTH):
         depth = int(BORDER * side)
         room = np.pad(nowhere[depth:-depth, depth:-depth], depth, constant_values=True)
-        light = _AT_BORDER[kind](side, depth, rng)
-    else:
-        room, light = lungs, _INSIDE[kind](lungs, rng)
-    light = amplitude * np.where(room, light, 0)
+        light += np.where(room, _AT_BORDER[kind](side, depth, rng), 0)
+    if location in ("inside", BOTH):
+        light += np.where(lungs, _INSIDE[kind](lungs, rng), 0)
+    light *= amplitude
     bright = image + WHITE * np.maximum(light, 0)
     painted = np.rint(np.clip(bright * np.clip(1 + light, 0, 1), 0, 255)).astype(np.uint8)
     return painted, painted != image
@@ -193,6 +194,26 @@ def _inside_tubing(lungs: np.ndarray, rng: Generator) -> np.ndarray:
     return _tube(len(lungs), x, rows.min() + t * np.ptp(rows))
 
 
+# ---- the whole image (S, S) uint8, changed
+
+
+def _blur(image: np.ndarray, amplitude: float) -> np.ndarray:
+    """A detector, or a patient, out of focus."""
+    return cv2.GaussianBlur(image, (0, 0), 0.011 * amplitude * len(image))
+
+
+def _contrast(image: np.ndarray, amplitude: float) -> np.ndarray:
+    """Grey values drawn together towards their mean."""
+    mean = image.mean()
+    return np.rint(mean + (image - mean) / (1 + 0.6 * amplitude)).astype(np.uint8)
+
+
+def _compression(image: np.ndarray, amplitude: float) -> np.ndarray:
+    """A JPEG of low quality, with its blocks of 8 px."""
+    quality = max(1, round(20 / amplitude))
+    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
+
+
 _AT_BORDER = {
     "marker": _border_marker,
     "text": _border_text,
@@ -202,7 +223,8 @@ _AT_BORDER = {
     "vignette": _border_vignette,
 }
 _INSIDE = {"marker": _inside_marker, "text": _inside_text, "tubing": _inside_tubing}
-KINDS = {"border": tuple(_AT_BORDER), "inside": tuple(_INSIDE), "global": ("blur", "contrast")}
+_GLOBAL = {"blur": _blur, "contrast": _contrast, "compression": _compression}
+KINDS = {"border": tuple(_AT_BORDER), "inside": tuple(_INSIDE), BOTH: tuple(_INSIDE), "global": tuple(_GLOBAL)}
 
 
 # ---- letters and lines

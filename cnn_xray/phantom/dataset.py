@@ -28,15 +28,16 @@ COLUMNS = ["path", "label", "split", "patient", "lung_mask", "artifact_mask", "o
 class PhantomSpec:
     """What decides every pixel of a phantom; `parameters.DataParameters` says what is possible.
 
-    In training images and in the test set ``test``, an artifact is there with probability (1 + ``rho``) / 2 if
-    the image shows a pneumonia and (1 - ``rho``) / 2 if not.
+    In training images and in the test set ``test``, an artifact is there with probability ``share`` (1 + ``rho``) / 2
+    if the image shows a pneumonia and ``share`` (1 - ``rho``) / 2 if not.
     """
 
     images: int = 1200  # to train on; validation is split off later
     test_images: int = 300  # in each of the four paired test sets
     size: int = 128  # side of an image, px
     rho: float = 0.95  # correlation of artifact and label, -1..1
-    location: str = "border"  # of the artifact: border | inside | global
+    share: float = 1.0  # of the images due to have the artifact, those in which it is to be seen
+    location: str = "border"  # of the artifact: one of artifacts.KINDS
     kinds: tuple[str, ...] = ("marker",)  # of artifacts; an image gets one of them
     amplitude: float = 1.0  # strength of the artifact, 1 = plain to see
     signal: float = 0.4  # fraction of the lung's air that an opacity replaces
@@ -46,7 +47,7 @@ class PhantomSpec:
     def identifier(self) -> str:
         """A readable name of the folder, unique to the spec."""
         digest = hashlib.sha256(f"{RECIPE} {sorted(asdict(self).items())}".encode()).hexdigest()[:8]
-        artifact = f"{self.location}-{'+'.join(self.kinds)}-rho{self.rho:g}"
+        artifact = f"{self.location.replace(' ', '_')}-{'+'.join(self.kinds)}-rho{self.rho:g}"
         return f"phantom-{artifact}-n{self.images}-seed{self.seed}-{digest}"
 
 
@@ -107,15 +108,15 @@ def _versions(spec: PhantomSpec, folder: Path, people: str, index: int) -> list[
     """Paint image ``index`` of training or test data, write all its versions, return their manifest rows."""
     patient, visit = _patient(index) if people == "train" else (index, 0)
     label, group = patient % 2, ("train", "test").index(people)  # the two draw from different random streams
-    keys = [(group, patient, draw, purpose) for purpose, draw in enumerate((0, visit, visit))]
+    keys = [(group, patient, draw, purpose) for purpose, draw in enumerate((0, visit, visit, visit))]
     streams = [np.random.SeedSequence(spec.seed, spawn_key=key) for key in keys]
-    of_patient, of_visit, rng = (np.random.default_rng(stream) for stream in streams)
+    of_patient, of_visit, rng, seen = (np.random.default_rng(stream) for stream in streams)
 
     plain = radiograph(spec.size, label, spec.signal, of_patient, of_visit)
-    luck, kind = rng.random(), spec.kinds[rng.integers(len(spec.kinds))]
+    luck, kind = (rng.random(), seen.random()), spec.kinds[rng.integers(len(spec.kinds))]
     painted, changed = artifacts.paint(plain.image, plain.lungs, spec.location, kind, rng, spec.amplitude)
     sets = {"train": spec.rho} if people == "train" else artifacts.test_sets(spec.rho)
-    has = {split: artifacts.marked(label, luck, rho) for split, rho in sets.items()}
+    has = {split: artifacts.marked(label, luck, rho, spec.share) for split, rho in sets.items()}
 
     name = f"{people}-{index:05d}"
     masks = {"lungs": plain.lungs, "artifact": changed & any(has.values()), "opacity": plain.opacity}
@@ -142,13 +143,16 @@ def _png(path: Path, pixels: np.ndarray) -> None:
     path.write_bytes(cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes())
 
 
-def oracle_auc(d: np.ndarray | float, rho: np.ndarray | float, rho_test: np.ndarray | float) -> np.ndarray:
+def oracle_auc(
+    d: np.ndarray | float, rho: np.ndarray | float, rho_test: np.ndarray | float, share: float = 1.0
+) -> np.ndarray:
     """AUC of the ideal observer of a signal and a binary artifact; arguments broadcast.
 
     The observer learned how artifact and label correlate, and adds the log-likelihood ratios of signal and artifact.
-    With L = log((1+ρ)/(1-ρ)), p = (1+ρ_test)/2 and A = Φ(d/√2)
+    With s the share, L = log((1+ρ)/(1-ρ)) − log((2-s-sρ)/(2-s+sρ)) the difference that the artifact makes to the
+    log-likelihood ratio, p₁ = s (1+ρ_test)/2 and p₀ = s (1-ρ_test)/2 its frequency in the classes, and A = Φ(d/√2)
 
-        AUC = p² Φ((d²+2L)/(d√2)) + 2p(1-p) A + (1-p)² Φ((d²-2L)/(d√2))
+        AUC = p₁(1-p₀) Φ((d²+L)/(d√2)) + (p₁p₀ + (1-p₁)(1-p₀)) A + (1-p₁)p₀ Φ((d²-L)/(d√2))
 
     Parameters
     ----------
@@ -158,6 +162,8 @@ def oracle_auc(d: np.ndarray | float, rho: np.ndarray | float, rho_test: np.ndar
         Correlation of artifact and label that was learned, -1 < ρ < 1.
     rho_test
         Correlation where the observer is tested, -1..1.
+    share
+        Of the images due to have the artifact, those in which it is to be seen, 0..1.
 
     Raises
     ------
@@ -167,9 +173,11 @@ def oracle_auc(d: np.ndarray | float, rho: np.ndarray | float, rho_test: np.ndar
     d, rho, rho_test = np.asarray(d, float), np.asarray(rho, float), np.asarray(rho_test, float)
     if not (np.all(d > 0) and np.all(np.abs(rho) < 1) and np.all(np.abs(rho_test) <= 1)):
         raise InputError("The oracle needs d > 0, -1 < rho < 1 and -1 <= rho_test <= 1.")
-    p, weight = (1 + rho_test) / 2, np.log((1 + rho) / (1 - rho))
-    along, against = (ndtr((d**2 + sign * 2 * weight) / (d * np.sqrt(2))) for sign in (1, -1))
-    return p**2 * along + 2 * p * (1 - p) * ndtr(d / np.sqrt(2)) + (1 - p) ** 2 * against
+    weight = np.log((1 + rho) / (1 - rho)) - np.log((2 - share - share * rho) / (2 - share + share * rho))
+    ill, healthy = share * (1 + rho_test) / 2, share * (1 - rho_test) / 2
+    along, alike, against = (ndtr((d**2 + sign * weight) / (d * np.sqrt(2))) for sign in (1, 0, -1))
+    either = ill * healthy + (1 - ill) * (1 - healthy)
+    return ill * (1 - healthy) * along + either * alike + (1 - ill) * healthy * against
 
 
 def d_prime(auc: np.ndarray | float) -> np.ndarray:
@@ -183,7 +191,7 @@ def d_prime(auc: np.ndarray | float) -> np.ndarray:
     return np.sqrt(2) * ndtri(np.asarray(auc, float))
 
 
-def oracle_aucs(clean_auc: float, rho: float) -> dict[str, float]:
+def oracle_aucs(clean_auc: float, rho: float, share: float = 1.0) -> dict[str, float]:
     """AUC of the ideal reader on the bias-aligned, the neutral and the bias-conflicting set: test, neutral, conflict.
 
     Parameters
@@ -192,6 +200,8 @@ def oracle_aucs(clean_auc: float, rho: float) -> dict[str, float]:
         Of a network on images without an artifact: the reader's disease signal is that of this network.
     rho
         Correlation of artifact and label in training, -1 < ρ < 1.
+    share
+        Of the images due to have the artifact, those in which it is to be seen, 0..1.
 
     Returns
     -------
@@ -200,4 +210,4 @@ def oracle_aucs(clean_auc: float, rho: float) -> dict[str, float]:
     """
     signal = float(d_prime(clean_auc))
     sets = artifacts.test_sets(rho) if 0 < signal < np.inf else {}
-    return {name: float(oracle_auc(signal, rho, of_set)) for name, of_set in sets.items() if of_set is not None}
+    return {name: float(oracle_auc(signal, rho, of_set, share)) for name, of_set in sets.items() if of_set is not None}
