@@ -432,7 +432,9 @@ def plant(
     """
     without = len(pixels) if lungs is None else (~lungs.any(axis=(1, 2))).sum()
     if p.artifact_location in ("inside", artifacts.BOTH) and without:
-        raise InputError(f"artifact_location is {p.artifact_location!r}, but {without} of {len(pixels)} images have no lung mask.")
+        raise InputError(
+            f"artifact_location is {p.artifact_location!r}, but {without} of {len(pixels)} images have no lung mask."
+        )
     taken = ", ".join(sorted(set(table["split"]) & set(artifacts.test_sets(rho)) - {"test"}))
     if taken:
         why = f"These data have the test set {taken}, which planting an artifact would make from test"
@@ -462,8 +464,8 @@ def _with_artifact(data: Dataset, frames: Dataset, p: DataParameters, rho: float
     rows, splits, marks, seen, areas = (list(part) for part in zip(*versions, strict=True))
     data = replace(_taken(data, rows), pixels=np.stack(seen), artifacts=np.stack(areas) > 0)
     table = data.table.assign(split=splits, artifact=marks, has_artifact=True)
-    seen = f", to be seen in {p.artifact_share:.0%} of its images" if p.artifact_share < 1 else ""
-    note = f"An artifact ({p.artifact_kinds}, {p.artifact_location}) was planted, ρ = {rho:g}{seen}."
+    share = f", to be seen in {p.artifact_share:.0%} of its images" if p.artifact_share < 1 else ""
+    note = f"An artifact ({p.artifact_kinds}, {p.artifact_location}) was planted, ρ = {rho:g}{share}."
     return replace(data, table=table, notes=(*data.notes, note))
 
 

@@ -38,7 +38,7 @@ from cnn_xray.metrics import weighted_auc
 from cnn_xray.statistics import Comparison, compare, estimate, paired_difference, sample_and_replicates
 
 Score = Callable[[np.ndarray], np.ndarray]  # images (N, S, S) uint8 → logits (N,)
-CHUNK = 512  # composites held at a time
+CHUNK = 512  # composites made, or images hidden, at a time
 ANYWHERE = "random regions"  # of the border's area: a yardstick of how much an area counts
 REGIONS = ("border", "border outside the lungs", "inner border", "outside the lungs", "lung box", ANYWHERE)
 ARMS = {"cross": True, "same": False}
@@ -160,13 +160,38 @@ def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region
     width
         Of the border, fraction of the side.
     """
-    mask, spared = region_mask(region, data, width)
-    if spared and data.lungs is not None:
-        mask = mask * geometry.soft_outside(data.lungs[recipients] | data.lungs[donors], width * SEAM)
-    if region == ANYWHERE:
-        areas = np.broadcast_to(mask.mean(axis=(-2, -1)), len(recipients))
-        mask = geometry.random_regions(data.view.size, areas, recipients)
-    return blend(data.pixels[recipients], data.pixels[donors], mask)
+    whole, spared = region_mask(region, data, width)
+    made = np.empty((len(recipients), *whole.shape), np.uint8)
+    for start in range(0, len(recipients), CHUNK):
+        part, mask = slice(start, start + CHUNK), whole
+        taker, giver = recipients[part], donors[part]
+        if spared and data.lungs is not None:
+            mask = mask * geometry.soft_outside(data.lungs[taker] | data.lungs[giver], width * SEAM)
+        if region == ANYWHERE:
+            areas = np.broadcast_to(mask.mean(axis=(-2, -1)), len(taker))
+            mask = geometry.random_regions(data.view.size, areas, taker)
+        made[part] = blend(data.pixels[taker], data.pixels[giver], mask)
+    return made
+
+
+def pairs_with(region: str, data: Dataset, rows: np.ndarray, pairs: pd.DataFrame, width: float) -> pd.DataFrame:
+    """The pairs whose images have the region: where it spares the lungs, those with a lung mask.
+
+    Parameters
+    ----------
+    region
+        One of `REGIONS`.
+    data, rows
+        The images, by their row numbers in ``data``.
+    pairs
+        `donor_pairs`, which number the images within ``rows``.
+    width
+        Of the border, fraction of the side.
+    """
+    if not region_mask(region, data, width)[1] or data.lungs is None:
+        return pairs
+    has = data.lungs[rows].any(axis=(1, 2))
+    return pairs[has[pairs["recipient"]] & has[pairs["donor"]]]
 
 
 def swap_effects(
@@ -181,8 +206,7 @@ def swap_effects(
     data, rows
         The images, by their row numbers in ``data``.
     pairs
-        `donor_pairs`, which number the images within ``rows``. Where the region spares the lungs, pairs with an image
-        without a lung mask are left out.
+        `donor_pairs`, which number the images within ``rows``; those without the region are left out (`pairs_with`).
     region
         One of `REGIONS`.
     width
@@ -199,14 +223,9 @@ def swap_effects(
     InputError
         As `region_mask`.
     """
-    if region_mask(region, data, width)[1] and data.lungs is not None:
-        has = data.lungs[rows].any(axis=(1, 2))
-        pairs = pairs[has[pairs["recipient"]] & has[pairs["donor"]]]
+    pairs = pairs_with(region, data, rows, pairs, width)
     taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
-    composite = np.empty(len(pairs), np.float32)
-    for start in range(0, len(pairs), CHUNK):
-        part = slice(start, start + CHUNK)
-        composite[part] = score(composites(data, rows[taker[part]], rows[giver[part]], region, width))
+    composite = score(composites(data, rows[taker], rows[giver], region, width))
     labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
     pairs = pairs.assign(recipient_label=labels[taker], recipient_patient=patients[taker])
     pairs = pairs.assign(donor_label=labels[giver], donor_patient=patients[giver])

@@ -150,7 +150,12 @@ def auc_difference(first: pd.DataFrame, second: pd.DataFrame, seed: int = 0) -> 
 
 
 def information_added(
-    labels: ArrayLike, known: ArrayLike, added: ArrayLike, patients: ArrayLike, seed: int = 0
+    labels: ArrayLike,
+    known: ArrayLike | None,
+    added: ArrayLike,
+    patients: ArrayLike,
+    groups: ArrayLike | None = None,
+    seed: int = 0,
 ) -> Comparison:
     """What a second score tells of the label that a first one does not, in nats an image.
 
@@ -160,21 +165,27 @@ def information_added(
     useless score comes out at 0 or slightly below; nothing can add more than the entropy of the labels, 0.69 nats where
     the classes are even.
 
+    Scores may come from several trainings of the same two networks. The value is then the mean over the trainings, and
+    the interval draws them anew as well as the patients.
+
     Parameters
     ----------
     labels : array_like (N,)
         0 or 1.
-    known, added : array_like (N,)
-        The first and the second score, finite, on any scale.
+    known, added : array_like (N,) or (T, N)
+        The first and the second score, of every training a row; finite, on any scale. Without a first one: what the
+        second tells by itself.
     patients : array_like (N,)
         The patient of every image; all of a patient's images are held out together.
+    groups : array_like (N,), optional
+        Such as the split: regressions are fitted within each, for a score may mean something else there.
     seed : int
         Of the folds and of the bootstrap.
 
     Returns
     -------
     Comparison
-        With its interval by patient and p against 0; NaN where a class has fewer than five patients.
+        With its interval and p against 0; NaN where a class of a group has fewer than five patients.
 
     Raises
     ------
@@ -185,20 +196,32 @@ def information_added(
     ----------
     Cover & Thomas 2006, Elements of Information Theory, ch. 2; Xu et al. 2020, ICLR (usable information).
     """
-    y, first, second, names = checked_columns(labels=labels, scores_known=known, scores_added=added, patients=patients)
-    if min(len(set(names[y == label])) for label in (0, 1)) < FOLDS:
-        return Comparison(math.nan, n=len(y))
+    second = np.atleast_2d(np.asarray(added, float))
+    first = np.zeros_like(second) if known is None else np.atleast_2d(np.asarray(known, float))
+    group = np.zeros(second.shape[1]) if groups is None else np.asarray(groups)
+    gained = np.empty(second.shape)
+    for training, scores in enumerate(zip(first, second, strict=True)):
+        columns = {"scores_known": scores[0], "scores_added": scores[1], "patients": patients}
+        y, *x, names = checked_columns(labels=labels, **columns)
+        for rows in (np.flatnonzero(group == one) for one in np.unique(group)):
+            if min(len(set(names[rows][y[rows] == label])) for label in (0, 1)) < FOLDS:
+                return Comparison(math.nan, n=len(y))
+            gained[training, rows] = _gained(y[rows], x[0][rows], x[1][rows], names[rows], seed)
+    weights = sample_and_replicates(names, seed)
+    drawn = sample_and_replicates(np.arange(len(gained)), seed + 1) / len(gained)  # another stream than the patients'
+    found = ((weights @ gained.T) * drawn).sum(axis=1) / weights.sum(axis=1)
+    return compare(found[0], found[1:], names)
+
+
+def _gained(y: NDArray, first: NDArray, second: NDArray, names: NDArray, seed: int) -> NDArray[np.float64]:
+    """By how much the second score lowers the log loss of each image held out, nats (N,)."""
     losses = np.empty((2, len(y)))
-    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    for (fitted, held), (row, x) in product(
-        list(folds.split(first, y, names)), enumerate((first[:, None], np.c_[first, second]))
-    ):
+    folds = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(first, y, names))
+    for (fitted, held), (row, x) in product(folds, enumerate((first[:, None], np.c_[first, second]))):
         model = make_pipeline(StandardScaler(), LogisticRegression()).fit(x[fitted], y[fitted])
         right = model.predict_proba(x[held])[np.arange(len(held)), y[held].astype(int)]
         losses[row, held] = -np.log(np.maximum(right, _EPS))
-    weights = sample_and_replicates(names, seed)
-    gained = weights @ (losses[0] - losses[1]) / weights.sum(axis=1)
-    return compare(gained[0], gained[1:], names)
+    return losses[0] - losses[1]
 
 
 def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: NDArray[np.number]) -> NDArray[np.float64]:

@@ -399,7 +399,8 @@ class ProbeParameters(TrainParameters):
     """What the tests of a trained network share: small networks on part of the image, and region swaps."""
 
     probe_size: int | None = Field(None, ge=32, le=1024, description="px a side of probes; None: 64 phantom, 96 files")
-    probe_epochs: int = Field(8, ge=1, le=500, description="of the small networks that see part of the image")
+    probe_epochs: int | None = Field(None, ge=1, le=500, description="of each probe; None: 16 phantom, 8 files")
+    probe_repeats: int = Field(2, ge=1, le=20, description="trainings of each probe that the verdict rests on")
     donors: int = Field(4, ge=1, le=100, description="images of each class whose region is pasted into an image")
 
     @model_validator(mode="after")
@@ -424,7 +425,8 @@ class ProbeParameters(TrainParameters):
             Parameters that are to differ from it.
         """
         side = self.probe_size or (64 if self.data == PHANTOM else 96)
-        small = dict(image_size=side, width=16, epochs=self.probe_epochs, patience=self.probe_epochs)
+        epochs = self.probe_epochs or (16 if self.data == PHANTOM else 8)
+        small = dict(image_size=side, width=16, epochs=epochs, patience=epochs)
         same = {name: getattr(self, name) for name in TrainParameters.model_fields}
         return TrainParameters.from_mapping(same | small | changes)
 
@@ -433,7 +435,7 @@ class ShortcutParameters(ProbeParameters):
     """04_shortcut_tests."""
 
     shown: ClassVar = """data seed n_seeds recipe image_size epochs crop border donors probe_size probe_epochs
-        explain artifact_rho artifact_location artifact_kinds artifact_amplitude runs""".split()
+        probe_repeats explain artifact_rho artifact_location artifact_kinds artifact_amplitude runs""".split()
 
     n_seeds: int = Field(6, ge=1, le=100, description="trainings, from seed upwards; the evidence is of the first")
 

@@ -11,7 +11,7 @@ number a patient. With several images a patient, ``bootstrap_p`` on the replicat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -338,6 +338,33 @@ def paired_difference(a: ArrayLike, b: ArrayLike, patients: Patients, seed: int 
         return cluster_mean(first - second, names, seed=seed)
 
 
+def pooled(estimates: Sequence[Estimate]) -> Comparison:
+    """Mean of one figure of several trainings, judged on the same images, with an interval over trainings and patients.
+
+    The half-width is the root of two squares: that of the t-interval of the mean over trainings, and the mean
+    half-width of the single intervals, which is over patients. As all trainings meet the same patients, the second does
+    not shrink with their number. The spread of the trainings holds some of the patients' chance already, so the
+    interval is on the safe side.
+
+    Parameters
+    ----------
+    estimates : sequence of Estimate
+        One a training.
+
+    Returns
+    -------
+    Comparison
+        Without p. That of a single training is its own; no bounds where a training has none.
+    """
+    values, half = np.array([(one.value, (one.high - one.low) / 2) for one in estimates]).T
+    value, n = float(values.mean()), min(one.n for one in estimates)
+    if len(values) == 1:
+        return Comparison(value, estimates[0].low, estimates[0].high, n)
+    spread = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    width = math.hypot(spread, half.mean())
+    return Comparison(value, value - width, value + width, n)
+
+
 def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> Comparison:
     """Difference of two AUCs (a − b) on the same images, with DeLong's test against 0.
 
@@ -454,39 +481,6 @@ def signed_rank(differences: ArrayLike) -> Comparison:
     ranks = np.sign(moved) * stats.rankdata(np.abs(moved))
     effect = float(ranks.sum() / np.abs(ranks).sum())
     return replace(found, p=float(stats.wilcoxon(moved).pvalue), effect=effect)
-
-
-def holm(p_values: Mapping[str, float] | pd.Series) -> pd.Series:
-    """Holm's adjusted p-values of one family of tests, in the order and under the names given.
-
-    Parameters
-    ----------
-    p_values : mapping or Series of float
-        Name → p in 0..1. NaN, a test that could not be made, stays NaN and does not count in the family.
-
-    Returns
-    -------
-    Series of float
-        Indexed by name.
-
-    Raises
-    ------
-    InputError
-        On a p outside 0..1.
-
-    References
-    ----------
-    Holm 1979, Scand. J. Stat. 6:65.
-    """
-    from statsmodels.stats.multitest import multipletests
-
-    adjusted = pd.Series(p_values, dtype=np.float64)
-    made = adjusted.notna()
-    if not adjusted[made].between(0, 1).all():
-        raise InputError("Holm's correction needs p-values in 0..1: at least one is not.")
-    if made.any():
-        adjusted[made] = multipletests(adjusted[made], method="holm")[1]
-    return adjusted
 
 
 def _finite(values: ArrayLike) -> NDArray[np.float64]:

@@ -3,43 +3,50 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from cnn_xray import InputError, geometry, interventions
+from cnn_xray.attention import Explainer, log2_density_ratio
+from cnn_xray.cam import explained_heat, explained_sign
 from cnn_xray.data import CLASSES, Dataset, load_dataset
-from cnn_xray.interventions import Score, swap_conflict
-from cnn_xray.metrics import auc_difference, auc_with_interval
-from cnn_xray.parameters import ProbeParameters
+from cnn_xray.interventions import Score, donor_pairs, swap_conflict
+from cnn_xray.metrics import auc_difference, auc_with_interval, information_added
+from cnn_xray.parameters import PHANTOM, ProbeParameters
 from cnn_xray.runs import Run, run_of
-from cnn_xray.statistics import Comparison, Estimate, holm, signed_rank
+from cnn_xray.statistics import Comparison, Estimate, pooled, signed_rank
 
-LEVEL = 0.05  # of the Holm-adjusted p
 YES, NO, OPEN, MISSING = "yes", "no", "not shown", "not available"
+PARTS = ("border_outside_lungs", "between")  # seen by the probes of the border and of its neighbourhood
 CONFLICTING = "conflict"  # the bias-conflicting set, whose artifact is on the wrong class
+ASKED = ("val", "test")  # the splits that probes are asked on: the shortcut may be in images of one origin alone
+NULLS = Path(__file__).with_name("nulls.csv")  # what the figures are where there is nothing (benchmarks/instruments.py)
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question about the border, the figure that answers it, and the least value that counts as a yes."""
+    """A question about the border, the figure that answers it, and from where on that counts (None: `thresholds`)."""
 
     name: str
     figure: str
-    counts_from: float
+    counts_from: float | None = None
 
 
-# What counts was fixed by trials on phantoms of seeds below 10, and is tried on others (benchmarks/instruments.py).
-# An AUC below 0.6 tells little of any single image; a contrast below 0.5 is common where the border tells nothing.
+# What counts was fixed on phantoms of seeds below 10, and is tried on others (benchmarks/instruments.py). An R of 0.05
+# is what an artifact leaves that moves a tenth of the class difference and goes with the label at ρ = 0.5.
 QUESTIONS = (
-    Question("Available", "AUC of a small network that sees the border alone", 0.6),
+    Question("Available", "what a small network of the border alone tells of the label, nats"),
     Question("Used", "R: share of the class difference that moves with the border", 0.05),
-    Question("The border's own", "AUC that the border adds to what lies between border and lungs", 0.05),
-    Question("Displayed", "log2 border density, image − border neutralised", 0.5),
+    Question("The border's own", "what that network adds to one of the border's neighbourhood, nats"),
+    Question("Displayed", "log2 heat density in the border, its own class's border − the other's"),
     Question("Harmful", "AUC lost where the shortcut goes with the wrong class", 0.02),
+    Question("Harmful elsewhere", "AUC lost there with every border as in training", 0.02),
 )
 
 
@@ -53,8 +60,8 @@ class Verdict:
     border_shortcut: bool
 
 
-# Answers in the order of QUESTIONS (y: yes, n: no, any: whatever it is), and the name of the verdict, with its meaning.
-# The first that fits counts. No line is an all-clear: the questions are about the border.
+# Answers to the first five questions (y: yes, n: no, any: whatever it is), and the name of the verdict, with its
+# meaning. The first that fits counts. No line is an all-clear: the questions are about the border.
 OWN = "The label is in the border and not as well beside it, and the network uses it"
 LOST = "AUC is lost where the artifact goes with the wrong class"
 VERDICTS: dict[tuple[str, str], str] = {
@@ -78,6 +85,7 @@ VERDICTS: dict[tuple[str, str], str] = {
     ("any any any any any", "no evidence of a border shortcut"): "The label is not shown to be in the border, nor the "
     "network to use it. This is no all-clear: shortcuts elsewhere were not asked about.",
 }
+ELSEWHERE = ", and another elsewhere"  # added to the name of a border shortcut
 
 
 def check_test_split(p: ProbeParameters, data: Dataset) -> None:
@@ -106,7 +114,7 @@ def check_test_split(p: ProbeParameters, data: Dataset) -> None:
 
 
 def border_figures(
-    score: Score, p: ProbeParameters, data: Dataset, attended: pd.DataFrame | None = None
+    score: Score, p: ProbeParameters, data: Dataset, explainer: Explainer | None = None
 ) -> dict[str, Comparison]:
     """The verdict's figures by question (`QUESTIONS`) for any classifier: `figures_of_data` and `figures_of_network`.
 
@@ -116,36 +124,60 @@ def border_figures(
         Images (N, S, S) uint8 → logits (N,).
     p, data
         What the classifier is asked on; ``p`` also says how the probes are trained.
-    attended
-        Of `runs.attention_of`; without it *Displayed* is missing.
+    explainer
+        Images (N, S, S) uint8 → evidence; without it *Displayed* is missing.
     """
     of_data = figures_of_data(p, data)
-    return of_data | figures_of_network(score, p, data, asked_region(of_data), attended)
+    return of_data | figures_of_network(score, p, data, asked_region(of_data), explainer)
 
 
 def figures_of_data(p: ProbeParameters, data: Dataset) -> dict[str, Comparison]:
     """*Available* and *The border's own*, which are about the images and the same for every classifier.
 
     With lung masks, the border is the border *outside the lungs*: a border may hold lung, above all after cropping,
-    and disease is no shortcut. Then three probes are trained unless they are recorded: on that border, on all outside
-    the lungs, and on what lies between border and lungs; *The border's own* is what the border adds to the latter.
-    Without masks of both classes in every split there is one probe, on the whole border, and *The border's own* is
-    missing.
+    and disease is no shortcut. Probes are trained on that border and on what lies between border and lungs, each
+    ``p.probe_repeats`` times, unless they are recorded. Without masks of both classes in every split, the probes are of
+    the whole border, and *The border's own* is missing.
 
     Parameters
     ----------
     p, data
         The images, and how the probes are trained.
     """
-    seen = ("border_outside_lungs", "outside_lungs", "between")
     views: dict[str, Dataset] = {}
     with suppress(InputError):  # too few images have a lung mask
-        views = {part: load_dataset(p.probe(keep=part)) for part in seen if data.lungs is not None}
+        views = {part: load_dataset(p.probe(keep=part)) for part in PARTS if data.lungs is not None}
     if not views:
-        return {"Available": available(run_of(p.probe(keep="border")), p.seed)}
-    border, outside, between = (run_of(p.probe(keep=part), view) for part, view in views.items())
-    own = auc_difference(outside.on("test"), between.on("test"), p.seed)
-    return {"Available": available(border, p.seed), "The border's own": own}
+        return {"Available": added(_probed(p, "border"), None, p.seed)}
+    border, between = (_probed(p, part, view) for part, view in views.items())
+    return {"Available": added(border, None, p.seed), "The border's own": added(border, between, p.seed)}
+
+
+def _probed(p: ProbeParameters, part: str, view: Dataset | None = None) -> list[Run]:
+    return [run_of(p.probe(keep=part, repeat=repeat), view) for repeat in range(p.probe_repeats)]
+
+
+def added(
+    probes: Sequence[Run], known: Sequence[Run] | None, seed: int = 0, splits: tuple[str, ...] = ASKED
+) -> Comparison:
+    """What probes tell of the label, or add to what others know of it, in nats an image (`metrics.information_added`).
+
+    Parameters
+    ----------
+    probes
+        Trainings of one probe.
+    known
+        As many of another, on the same images; None: nothing is known.
+    seed
+        Of folds and bootstrap.
+    splits
+        The images asked.
+    """
+    told = [one.predictions[one.predictions["split"].isin(splits)] for one in (*probes, *(known or ()))]
+    logits = np.stack([one["logit"] for one in told])
+    new, old = logits[: len(probes)], logits[len(probes) :] if known else None
+    first = told[0]
+    return information_added(first["label"], old, new, first["patient"], first["split"], seed)
 
 
 def asked_region(of_data: dict[str, Comparison]) -> str:
@@ -160,12 +192,12 @@ def asked_region(of_data: dict[str, Comparison]) -> str:
 
 
 def figures_of_network(
-    score: Score, p: ProbeParameters, data: Dataset, region: str, attended: pd.DataFrame | None = None
+    score: Score, p: ProbeParameters, data: Dataset, region: str, explainer: Explainer | None = None
 ) -> dict[str, Comparison]:
-    """*Used*, *Displayed* and *Harmful*.
+    """*Used*, *Displayed*, *Harmful* and *Harmful elsewhere*.
 
     *Harmful* is the AUC lost on the bias-conflicting set; where the data have none, on one made by swapping the region
-    (`interventions.swap_conflict`), which asks about the border alone.
+    (`interventions.swap_conflict`), which asks about the border alone; then *Harmful elsewhere* is missing.
 
     Parameters
     ----------
@@ -175,16 +207,49 @@ def figures_of_network(
         What the classifier is asked on.
     region
         `asked_region`.
-    attended
-        Of `runs.attention_of`; without it *Displayed* is missing.
+    explainer
+        Images (N, S, S) uint8 → evidence; without it *Displayed* is missing.
     """
     swapped, relied = swap(score, p, data, region)
-    found = {"Used": relied["R"]} | ({} if attended is None else {"Displayed": displayed(attended)})
+    found = {"Used": relied["R"]}
+    if explainer is not None:
+        found["Displayed"] = displayed(explainer, p, data, region)
     if not has_conflict_set(data):
         return found | {"Harmful": swap_conflict(swapped, p.seed)}
     sets = (data.rows("test"), data.rows(CONFLICTING))
     test, conflicting = (data.table.iloc[rows].assign(logit=score(data.pixels[rows])) for rows in sets)
-    return found | {"Harmful": auc_difference(test, conflicting, p.seed)}
+    lost = auc_difference(test, conflicting, p.seed)
+    return found | {"Harmful": lost, "Harmful elsewhere": _harmful_elsewhere(score, p, data)}
+
+
+def _harmful_elsewhere(score: Score, p: ProbeParameters, data: Dataset) -> Comparison:
+    """AUC lost on the bias-conflicting set when all images, there and in the test set, get a right border.
+
+    Right is that of a test image of the same class; the same for both of a pair of twins. A logit is the mean over the
+    donors.
+    """
+    test, conflicting = data.rows("test"), data.rows(CONFLICTING)
+    labels, patients = (data.table[name].to_numpy()[test] for name in ("label", "patient"))
+    assert (patients == data.table["patient"].to_numpy()[conflicting]).all(), "twins stand in the same order"
+    pairs = donor_pairs(labels, patients, p.donors, p.seed).query("not cross")
+    taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
+    tables = []
+    for rows in (test, conflicting):
+        logits = score(interventions.composites(data, rows[taker], test[giver], "border", p.border))
+        mean = pd.Series(logits).groupby(taker).mean()
+        tables.append(data.table.iloc[rows[mean.index]].assign(logit=mean.to_numpy()))
+    return auc_difference(tables[0], tables[1], p.seed)
+
+
+def figures_of_recipe(networks: Sequence[dict[str, Comparison]]) -> dict[str, Comparison]:
+    """The figures of a way of training: the mean over its networks, each with `statistics.pooled`'s interval.
+
+    Parameters
+    ----------
+    networks
+        `figures_of_network` of several seeds, on the same images.
+    """
+    return {name: pooled([one[name] for one in networks]) for name in networks[0]}
 
 
 def has_conflict_set(data: Dataset) -> bool:
@@ -283,26 +348,72 @@ def swap(
     return swapped, interventions.reliance(swapped, labels, score(data.pixels[rows]), patients, p.seed)
 
 
-def displayed(attended: pd.DataFrame) -> Comparison:
-    """log2 border density of the images less that with the border neutralised, a mean a patient.
+def displayed(explainer: Explainer, p: ProbeParameters, data: Dataset, region: str) -> Comparison:
+    """By how much the heat in the region answers what the region tells of the label.
 
-    Hodges–Lehmann estimate with its interval, p by Wilcoxon's signed-rank test.
+    log2 heat density in the border (`attention.log2_density_ratio`) of each test image with a region from another image
+    of its class, less the same with one of the other class; heat is evidence for what was decided on the image as it
+    is. The seam cancels, as far as it is the same within and between classes. Hodges–Lehmann estimate over patients.
 
     Parameters
     ----------
-    attended
-        `runs.Run.attention`.
+    explainer
+        Images (N, S, S) uint8 → evidence.
+    p
+        Donors, border and seed.
+    data
+        The images.
+    region
+        `asked_region`: the border, or what of it lies outside the lungs.
     """
-    arms = attended.pivot(index=["path", "patient"], columns="arm", values="log2_border_density_ratio")
-    contrast = arms["image"] - arms["neutralised border"]
-    return signed_rank(contrast.groupby("patient").mean())
+    rows = data.rows("test")
+    labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
+    pairs = interventions.pairs_with(region, data, rows, donor_pairs(labels, patients, p.donors, p.seed), p.border)
+    taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
+    sign = explained_sign(explainer(data.pixels[rows]).logits, p.explain)
+    maps = explainer(interventions.composites(data, rows[taker], rows[giver], region, p.border)).maps
+    border = np.broadcast_to(geometry.border_cells(p.border, maps.shape[1:]), maps.shape)
+    if region == "border outside the lungs" and data.lungs is not None:
+        border = border * (1 - geometry.area_mean(data.lungs[rows], maps.shape[1:])[taker])
+    dense = pairs.assign(density=log2_density_ratio(explained_heat(maps, sign[taker]), border))
+    arms = dense.groupby(["recipient", "cross"])["density"].mean().unstack()
+    return signed_rank((arms[False] - arms[True]).groupby(patients[arms.index]).mean())
 
 
-def judge(figures: dict[str, Comparison], planted: bool) -> Verdict:
+def kind_of(p: ProbeParameters) -> str:
+    """Kind of the data, for `thresholds`: phantom or files.
+
+    Parameters
+    ----------
+    p
+        Names the data.
+    """
+    return PHANTOM if p.data == PHANTOM else "files"
+
+
+def thresholds(kind: str) -> pd.Series:
+    """From where on each figure counts, by question.
+
+    R and losses of AUC count from where they matter. The other figures have no such value of their own: theirs is mean
+    + 2 SD of what they are where there is nothing (`NULLS`). For *Available* and *The border's own* that is from border
+    probes trained on permuted labels; for *Displayed* from networks of phantoms whose artifact tells nothing.
+
+    Parameters
+    ----------
+    kind
+        Of the data (`kind_of`).
+    """
+    nulls = pd.read_csv(NULLS)
+    of_kind = nulls[nulls["kind"] == kind].groupby("question")["value"].agg(["mean", "std"])
+    counts = {question.name: question.counts_from for question in QUESTIONS}
+    beyond = of_kind["mean"] + 2 * of_kind["std"]
+    return pd.Series({name: beyond[name] if fixed is None else fixed for name, fixed in counts.items()})
+
+
+def judge(figures: dict[str, Comparison], planted: bool, kind: str) -> Verdict:
     """The verdict from one Comparison a question (by `Question.name`; a missing one counts as not available).
 
-    The answer is *yes* when the Holm-adjusted p is below 0.05 and the value at least what counts; *no* when the
-    interval ends below what counts; and *not shown* otherwise.
+    The answer is *yes* when the interval lies above what counts, *no* when it lies below, and else *not shown*.
 
     Parameters
     ----------
@@ -311,14 +422,14 @@ def judge(figures: dict[str, Comparison], planted: bool) -> Verdict:
     planted
         Whether *Harmful* is asked of a bias-conflicting set, whose artifact may lie anywhere (`has_conflict_set`); else
         it is asked of swapped borders, and says nothing of shortcuts elsewhere.
+    kind
+        Of the data, for `thresholds`.
     """
-    table = pd.DataFrame(QUESTIONS).set_index("name").rename_axis("question")
+    table = pd.DataFrame({"figure": {question.name: question.figure for question in QUESTIONS}})
     found = pd.DataFrame([figures.get(name, Comparison(math.nan)) for name in table.index], table.index)
-    table = table[["figure"]].join(found[["value", "low", "high"]])
-    table["p (Holm)"] = holm(found["p"])
-    table["counts from"] = [question.counts_from for question in QUESTIONS]
-    convincing = (table["p (Holm)"] < LEVEL) & (table["value"] >= table["counts from"])
-    answers = [table["value"].isna(), convincing, table["high"] < table["counts from"]]
+    table = table.rename_axis("question").join(found[["value", "low", "high"]])
+    table["counts from"] = thresholds(kind)
+    answers = [table["value"].isna(), table["low"] > table["counts from"], table["high"] < table["counts from"]]
     table["answer"] = np.select(answers, [MISSING, YES, NO], OPEN)
     name, meaning, shortcut = _conclusion(table["answer"], planted)
     return Verdict(table, name, f"{meaning} {_harm(table['answer'], shortcut, planted)}".strip(), shortcut)
@@ -329,12 +440,13 @@ def _conclusion(answers: pd.Series, planted: bool) -> tuple[str, str, bool]:
     missing = [name for name in ("Available", "Used") if answers[name] == MISSING]
     if missing:
         return "not decided", f"{' and '.join(missing)}: the figure is not available, so there is no verdict.", False
-    asked = answers.map({YES: "y", NO: "n"})
+    asked = answers.map({YES: "y", NO: "n"}).drop("Harmful elsewhere")
     if not planted:
         asked["Harmful"] = ""  # of swapped borders: no other shortcut shows there
     for (pattern, name), meaning in VERDICTS.items():
         if all(want in ("any", got) for want, got in zip(pattern.split(), asked, strict=True)):
-            return name, meaning, pattern.startswith("y y y")
+            shortcut = pattern.startswith("y y y")
+            return name + ELSEWHERE * (shortcut and answers["Harmful elsewhere"] == YES), meaning, shortcut
     raise AssertionError("the last pattern fits whatever the answers are")
 
 
@@ -352,14 +464,13 @@ def _harm(answers: pd.Series, border_shortcut: bool, planted: bool) -> str:
             "" if answers["Used"] == YES else ": the border is used, though R is not shown to be as large as counts"
         )
         return f"AUC is lost when every image gets a border from the other class instead of its own class{after_all}."
-    if border_shortcut:
-        return f"{LOST}, and the border carries a shortcut of its own: cropping it can help."
     if answers["Used"] != YES:
         return ""  # the verdict's name says it
-    helps = (
-        "cropping cannot fix it" if answers["The border's own"] == NO else "whether a crop would help is not decided"
-    )
-    return f"{LOST}; {helps}."
+    if answers["Harmful elsewhere"] == YES:
+        return f"{LOST}, and is lost still where every border is as in training: cropping the border leaves that."
+    if answers["Harmful elsewhere"] == NO and border_shortcut:
+        return f"{LOST}, and hardly any where every border is as in training: cropping the border can help."
+    return f"{LOST}; whether a crop would help is not decided."
 
 
 def answer_in_words(line: pd.Series) -> str:

@@ -211,7 +211,8 @@ def _contrast(image: np.ndarray, amplitude: float) -> np.ndarray:
 def _compression(image: np.ndarray, amplitude: float) -> np.ndarray:
     """A JPEG of low quality, with its blocks of 8 px."""
     quality = max(1, round(20 / amplitude))
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_GRAYSCALE)
+    coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_GRAYSCALE))
 
 
 _AT_BORDER = {
