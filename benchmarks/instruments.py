@@ -1,90 +1,307 @@
-"""Are the instruments to be believed? Verdicts on the border where the truth is known because it was planted.
+"""Is the verdict to be believed? How often it is right where the truth is known because it was planted.
 
-    python benchmarks/instruments.py                          # four kinds of phantom, seeds 10 to 19
-    python benchmarks/instruments.py path/to/chest_xray       # markers planted into real images, seeds 0 and 1
+    python benchmarks/instruments.py nulls                  # what the figures are where there is nothing: phantom ...
+    python benchmarks/instruments.py nulls path/to/images   # ... and files; both into cnn_xray/nulls.csv
+    python benchmarks/instruments.py                        # then the verdict on 230 phantoms, two at a time
+    python benchmarks/instruments.py path/to/images         # and on artifacts planted into real images
 
-Adds a row a network to benchmarks/instruments.csv, which notebook 04 shows; what is there already is not run again, so
-delete it after a change of the method. What counts as a yes was fixed on phantoms of seeds below 10, hence other
-seeds here. On two cores a phantom takes about a minute, a network on real images (96 px, 8 epochs) some three minutes.
+The verdicts are rows of benchmarks/instruments.csv, which notebook 04 shows. A row is written when its case is done;
+what is there is not run again, so an interrupted benchmark goes on where it stopped, and after a change of the method
+the table is deleted. Nulls and all that counts as a yes come from seeds below 10, cases from seeds above 100. A case
+takes about two minutes of one core, one on real images (96 px, 8 epochs) seven. SHAP is asked where it is installed.
 """
 
 from __future__ import annotations
 
-import itertools
+import os
 import sys
+import tempfile
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from joblib import Parallel, delayed
 
-from cnn_xray import verdict
-from cnn_xray.data import load_dataset
+from cnn_xray import attention, cam, geometry, interventions, runs, verdict
+from cnn_xray.data import CLASSES, Dataset, load_dataset
 from cnn_xray.parameters import PHANTOM, ShortcutParameters
-from cnn_xray.runs import run_of
+from cnn_xray.phantom.artifacts import BOTH
+from cnn_xray.runs import Run, run_of
+from cnn_xray.statistics import Estimate, cluster_mean, paired_difference
 from cnn_xray.storage import atomic_write
 
 TABLE = Path(__file__).with_suffix(".csv")
-# truth → where the artifact is that goes with the label, and what makes it
-PHANTOMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "border marker, unrelated to the label (ρ = 0)": ("none", {"artifact_rho": 0.0}),
-    "border marker (ρ = 0.95)": ("border", {}),
-    "marker inside the lungs (ρ = 0.95)": ("inside", {"artifact_location": "inside"}),
-    "blur of the whole image (ρ = 0.95)": (
-        "global",
-        {"artifact_location": "global", "artifact_kinds": "blur", "artifact_amplitude": 3.0},
-    ),
-}
-SMALL = {"image_size": 96, "width": 16, "epochs": 8, "patience": 8}
-REAL: dict[str, tuple[str, dict[str, Any]]] = {
-    "real images, border marker planted (ρ = 0.95)": ("border", {"artifact_rho": 0.95, **SMALL}),
-    "real images, border marker planted (ρ = 0)": ("none", {"artifact_rho": 0.0, **SMALL}),
-}
+JOBS = 2  # cases at a time, each on one core
+ROUNDS = 10  # seeds of every cell
+EXPLAINED = 2  # rounds in which SHAP is asked too
+SHAP_IMAGES, SHAP_SAMPLES = 100, 50
 
 
-def verdict_row(truth: str, place: str, p: ShortcutParameters) -> dict[str, Any]:
-    """The verdict on one network: truth, place of the artifact, seed, run, verdict, every answer with its figure.
+@dataclass(frozen=True)
+class Cell:
+    """A planted truth: which artifact, where, how it goes with the label, and in how many of its images it is seen."""
 
-    Parameters
-    ----------
-    truth
-        What was planted, in words.
-    place
-        Where the artifact is that goes with the label: border, inside, global or none.
-    p
-        Data and network.
-    """
-    data = load_dataset(p)
-    run = run_of(p, data)
-    asked = verdict.border_figures(run.score, p, data, run.attention)
-    found = verdict.judge(asked, planted=True)
-    figures = {
-        f"{question}: {column}": found.table.loc[question, column]
-        for question in found.table.index
-        for column in ("answer", "value", "low", "high", "p (Holm)")
-    }
-    known = {"truth": truth, "place": place, "seed": p.seed, "run": run.id}
-    return {**known, "verdict": found.name, "border shortcut": found.border_shortcut, **figures}
+    kind: str
+    location: str
+    rho: float
+    share: float = 1.0
+    amplitude: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The truth in words."""
+        seen = f", seen in {self.share:.0%}" if self.share < 1 else ""
+        strong = f", amplitude {self.amplitude:g}" if self.amplitude != 1 else ""
+        return f"{self.kind}, {self.location}, ρ = {self.rho:g}{seen}{strong}"
+
+    @property
+    def place(self) -> str:
+        """Where the artifact is that goes with the label, or ``none``."""
+        return self.location if self.rho else "none"
+
+    def parameters(self, data: str, seed: int) -> ShortcutParameters:
+        """Network and data; on real images a network as small as the probes."""
+        planted = {f"artifact_{name}": value for name, value in vars(self).items() if name != "kind"}
+        small = {} if data == PHANTOM else {"image_size": 96, "width": 16, "epochs": 8, "patience": 8}
+        told = {"data": data, "artifact_kinds": self.kind, "seed": seed, "tta": "none"}
+        return ShortcutParameters.from_mapping(planted | small | told)
 
 
-def main(data: str = PHANTOM) -> None:
-    """Judge every truth with every seed, each row written as soon as it is known.
+AT_BORDER = ("marker", "text", "collimation", "exposure", "tubing", "vignette")
+CELLS = (
+    *(Cell(kind, "border", 0.0) for kind in AT_BORDER),
+    Cell("marker", "border", 0.95),
+    Cell("text", "border", 0.95, share=0.5),
+    Cell("collimation", "border", 0.95, share=0.3),
+    Cell("exposure", "border", 0.8),
+    Cell("tubing", "border", 0.8, amplitude=0.5),
+    Cell("vignette", "border", 0.8, share=0.5),
+    Cell("marker", "border", 0.7),
+    Cell("tubing", "border", 0.7, share=0.5),
+    Cell("marker", "border", 0.5),
+    Cell("vignette", "border", 0.5),
+    Cell("collimation", "border", 0.3),
+    Cell("marker", "inside", 0.95),
+    Cell("tubing", "inside", 0.8),
+    Cell("blur", "global", 0.95, amplitude=3.0),
+    Cell("contrast", "global", 0.8),
+    Cell("compression", "global", 0.95),
+    Cell("marker", BOTH, 0.95),
+)
+REAL = (Cell("marker", "border", 0.0), Cell("marker", "border", 0.95), Cell("marker", "inside", 0.95))
+NOTHING = tuple(  # phantoms whose artifact tells nothing, with seeds of their own
+    (Cell(kind, "border", 0.0), seed)
+    for kind, seeds in zip(AT_BORDER, ((0, 5), (1, 6), (2, 8), (3, 1), (4, 7), (8, 9)), strict=True)
+    for seed in seeds
+)
+PERMUTED = {PHANTOM: 2, "files": 20}  # border probes with permuted labels, for each of the above, or on the files
+
+
+def cases(data: str) -> list[tuple[Cell, int, bool]]:
+    """Cell, seed, and whether SHAP is asked, a round of all cells after the other."""
+    if data != PHANTOM:
+        return [(cell, seed, False) for seed in range(3) for cell in REAL]
+    numbered = list(enumerate(CELLS))
+    return [(cell, 100 * (i + 1) + turn, turn < EXPLAINED) for turn in range(ROUNDS) for i, cell in numbered]
+
+
+def case(data: str, cell: Cell, seed: int, explained: bool) -> dict[str, Any]:
+    """One row of the table: what was planted, what the network does, every answer, and what pictures say.
 
     Parameters
     ----------
     data
-        The phantom, or real images into which markers are planted.
+        The phantom, or real images.
+    cell
+        What is planted.
+    seed
+        Of data and network.
+    explained
+        Whether SHAP is asked as well.
     """
-    truths, seeds = (PHANTOMS, range(10, 20)) if data == PHANTOM else (REAL, range(2))
-    done = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["truth", "seed"])
-    for seed, (truth, (place, change)) in itertools.product(seeds, truths.items()):
-        if ((done["truth"] == truth) & (done["seed"] == seed)).any():
-            continue
-        one = verdict_row(truth, place, ShortcutParameters.from_mapping({"data": data, "seed": seed, **change}))
-        done = pd.concat([done, pd.DataFrame([one])], ignore_index=True)
-        with atomic_write(TABLE) as file:
-            file.write(done.to_csv(index=False, float_format="%.4g").encode())
-        print(f"{truth}, seed {seed}: {one['verdict']}", flush=True)
+    p = cell.parameters(data, seed)
+    with tempfile.TemporaryDirectory() as cache:
+        if data == PHANTOM:  # 230 of them need not stay
+            os.environ["CNN_XRAY_CACHE"] = cache
+        seen = load_dataset(p)
+        run = run_of(p, seen)
+        figures = verdict.border_figures(run.score, p, seen, partial(cam.evidence, run.model))
+        found = verdict.judge(figures, True, verdict.kind_of(p))
+        row = {
+            "data": PHANTOM if data == PHANTOM else seen.name,
+            "truth": cell.name,
+            "place": cell.place,
+            "rho": cell.rho,
+            "share": cell.share,
+        }
+        row |= {"seed": seed, "run": run.id, "commit": runs.environment()["git_commit"]}
+        row |= {f"{split} AUC": run.metrics[f"{split}_auc"] for split in ("test", "neutral", "conflict", "clean")}
+        row |= moved_by_artifact(run, p, seen)
+        row |= {"verdict": found.name, "border shortcut": found.border_shortcut}
+        for question, line in found.table.iterrows():
+            row |= {f"{question}: {column}": line[column] for column in ("answer", "value", "low", "high")}
+        for rival, one in rivals(run, p, seen, explained).items():
+            row |= {f"{rival}: {bound}": getattr(one, bound) for bound in ("value", "low", "high")}
+    return row
+
+
+def moved_by_artifact(run: Run, p: ShortcutParameters, data: Dataset) -> dict[str, float]:
+    """Share of the class difference that comes and goes with the artifact on twins of one image, a mean of the classes.
+
+    ``moved``: the whole artifact; ``moved at border``: what of it lies in the border.
+
+    Parameters
+    ----------
+    run
+        The network.
+    p, data
+        With the sets test, neutral, conflict and clean, twins in the same order.
+    """
+    marked = data.table["artifact"].astype(int).to_numpy()
+    labels = data.table["label"].to_numpy()
+    clean = data.rows("clean")
+    having = np.zeros(len(clean), int)  # the row of a twin that has the artifact
+    for split in ("neutral", "conflict", "test"):
+        twins = data.rows(split)
+        having = np.where(marked[twins] == 1, twins, having)
+    clean, having = clean[having > 0], having[having > 0]
+    z = run.score(data.pixels[data.rows("test")])
+    of_class = [labels[data.rows("test")] == label for label in CLASSES.values()]
+    difference = z[of_class[1]].mean() - z[of_class[0]].mean()
+    without, whole = data.pixels[clean], data.pixels[having]
+    inside = geometry.border_cells(p.border, whole.shape[1:]) == 0
+    found = {}
+    for name, images in {"moved": whole, "moved at border": np.where(inside, without, whole)}.items():
+        change = run.score(images) - run.score(without)
+        found[name] = float(np.mean([change[labels[clean] == one].mean() for one in CLASSES.values()]) / difference)
+    return found
+
+
+def rivals(run: Run, p: ShortcutParameters, data: Dataset, explained: bool) -> dict[str, Estimate]:
+    """What pictures say of the border: each calls it a shortcut where its interval lies above 0.
+
+    ``Grad-CAM above uniform`` and ``above untrained``: log2 heat density in the border, and the same less that of
+    networks with random weights. ``occlusion``: what hiding the border costs more than hiding random regions, logits, a
+    mean over classes and fills. ``SHAP``: log2 density of |φ| in the border, of `shap.GradientExplainer`.
+
+    Parameters
+    ----------
+    run
+        The network.
+    p, data
+        Its images.
+    explained
+        Whether SHAP is asked.
+    """
+    test = data.rows("test")
+    labels, patients = (data.table[name].to_numpy()[test] for name in ("label", "patient"))
+    arms = dict(list(run.attention.groupby("arm")["log2_border_density_ratio"]))
+    heat, untrained = (arms[arm].to_numpy() for arm in ("image", "randomised weights"))
+    found = {"Grad-CAM above uniform": cluster_mean(heat, patients, seed=p.seed)}
+    found["Grad-CAM above untrained"] = paired_difference(heat, untrained, patients, seed=p.seed)
+    drops = interventions.occlusion_effects(run.score, data.pixels[test], p.border, p.seed)
+    drops = drops.groupby(["image", "place"])["drop"].mean().unstack()
+    weights = 0.5 / np.bincount(labels)[labels] * len(labels)  # the classes count alike
+    more = (drops["border"] - drops[interventions.ANYWHERE]).to_numpy() * weights
+    found["occlusion"] = cluster_mean(more, patients, seed=p.seed)
+    if explained:
+        found["SHAP"] = cluster_mean(shap_density(run, p, data), patients[:SHAP_IMAGES], seed=p.seed)
+    return found
+
+
+def shap_density(run: Run, p: ShortcutParameters, data: Dataset) -> np.ndarray:
+    """log2 density of |φ| in the border over the rest, of the first test images; (n,), NaN without shap."""
+    images = data.pixels[data.rows("test")[:SHAP_IMAGES]]
+    try:
+        import shap
+    except ImportError:
+        return np.full(len(images), np.nan)
+    background = data.pixels[data.rows("train")[:SHAP_IMAGES], ..., None].astype(np.float32)
+    explainer = shap.GradientExplainer(run.model, background)
+    values = explainer.shap_values(images[..., None].astype(np.float32), nsamples=SHAP_SAMPLES, rseed=p.seed)
+    maps = np.abs(np.asarray(values)).reshape(images.shape)
+    return attention.log2_density_ratio(maps, geometry.border_cells(p.border, images.shape[1:]))
+
+
+def nulls_of_phantom(cell: Cell, seed: int) -> list[dict[str, Any]]:
+    """Rows of `verdict.NULLS` from one phantom whose artifact tells nothing."""
+    p = cell.parameters(PHANTOM, seed)
+    data = load_dataset(p)
+    run = run_of(p, data)
+    shown = verdict.displayed(partial(cam.evidence, run.model), p, data, "border outside the lungs")
+    told = {"kind": PHANTOM, "data": cell.name, "seed": seed}
+    rows = [row for repeat in range(PERMUTED[PHANTOM]) for row in permuted_rows(p, repeat)]
+    return [told | row for row in [{"question": "Displayed", "repeat": 0, "value": shown.value}, *rows]]
+
+
+def permuted_rows(p: ShortcutParameters, repeat: int) -> list[dict[str, Any]]:
+    """*Available* and *The border's own* of one border probe that was trained on permuted labels."""
+    border, between = verdict.PARTS
+    probe = run_of(p.probe(keep=border, labels="permuted", repeat=repeat))
+    beside = run_of(p.probe(keep=between))
+    asked = {"Available": None, "The border's own": [beside]}
+    figures = {question: verdict.added([probe], known, p.seed) for question, known in asked.items()}
+    return [{"question": question, "repeat": repeat, "value": one.value} for question, one in figures.items()]
+
+
+def write_nulls(data: str, jobs: int = JOBS) -> None:
+    """Measure the nulls of one kind of data anew.
+
+    Parameters
+    ----------
+    data
+        The phantom, or real images.
+    jobs
+        Cases at a time.
+    """
+    if data == PHANTOM:
+        work = [delayed(nulls_of_phantom)(*one) for one in NOTHING]
+    else:
+        p = ShortcutParameters.from_mapping({"data": data})
+        run_of(p.probe(keep=verdict.PARTS[1]))  # once, not in every process
+        work = [delayed(permuted_rows)(p, repeat) for repeat in range(PERMUTED["files"])]
+    found = [row for rows in Parallel(jobs)(work) for row in rows]
+    kind = PHANTOM if data == PHANTOM else "files"
+    new = (
+        pd.DataFrame(found) if data == PHANTOM else pd.DataFrame(found).assign(kind=kind, data=Path(data).name, seed=0)
+    )
+    old = pd.read_csv(verdict.NULLS) if verdict.NULLS.exists() else new[:0]
+    table = pd.concat([old[old["kind"] != kind], new])[["kind", "data", "question", "seed", "repeat", "value"]]
+    _write(verdict.NULLS, table)
+    print(table[table["kind"] == kind].groupby("question")["value"].describe().round(4))
+
+
+def write_cases(data: str, jobs: int = JOBS) -> None:
+    """Judge every case that is not in the table, each row written as soon as it is known.
+
+    Parameters
+    ----------
+    data
+        The phantom, or real images.
+    jobs
+        Cases at a time.
+    """
+    done = pd.read_csv(TABLE) if TABLE.exists() else pd.DataFrame(columns=["data", "truth", "seed"])
+    known = set(zip(done["data"] == PHANTOM, done["truth"], done["seed"], strict=True))
+    todo = [one for one in cases(data) if (data == PHANTOM, one[0].name, one[1]) not in known]
+    work = (delayed(case)(data, *one) for one in todo)
+    for row in Parallel(jobs, return_as="generator_unordered")(work):
+        done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
+        _write(TABLE, done)
+        print(f"{len(done)}: {row['truth']}, seed {row['seed']}: {row['verdict']}", flush=True)
+
+
+def _write(path: Path, table: pd.DataFrame) -> None:
+    with atomic_write(path) as file:
+        file.write(table.to_csv(index=False, float_format="%.4g").encode())
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    # Before TensorFlow is loaded: several networks at a time are faster than one with several threads.
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), "1"))
+    given = sys.argv[1:]
+    write = write_nulls if given[:1] == ["nulls"] else write_cases
+    write(next((one for one in given if one != "nulls"), PHANTOM))
