@@ -206,6 +206,34 @@ def test_information_goes_on_counting_where_the_auc_saturates():
     assert 0 < gained < 0.008 and found.low > 0.015  # a sixth of what the first score leaves open, 0.12 nats
 
 
+def test_without_a_first_score_information_is_what_the_second_tells_by_itself():
+    rng = np.random.default_rng(2)
+    labels, patients = np.arange(4000) % 2, np.arange(4000)
+    found = information_added(labels, None, told(labels, 0.25, rng), patients)
+    assert found.value == pytest.approx(math.log(2) + 0.25 * math.log(0.25) + 0.75 * math.log(0.75), abs=0.02)
+
+
+def test_trainings_are_averaged_and_widen_the_interval_by_their_spread():
+    rng = np.random.default_rng(3)
+    labels, patients = np.arange(2000) % 2, np.arange(2000)
+    good, bad = told(labels, 0.05, rng), told(labels, 0.4, rng)
+    alone = [information_added(labels, None, one, patients) for one in (good, bad)]
+    both = information_added(labels, None, np.stack([good, bad]), patients)
+    assert both.value == pytest.approx((alone[0].value + alone[1].value) / 2)
+    # two trainings drawn with replacement: in a quarter of the replicates the one alone, in a quarter the other
+    assert both.low < alone[1].high and both.high > alone[0].low
+    same = information_added(labels, None, np.stack([good, good]), patients)
+    assert (same.low, same.high) == pytest.approx((alone[0].low, alone[0].high))
+
+
+def test_a_score_may_mean_something_else_in_another_group():
+    rng = np.random.default_rng(4)
+    labels, patients, groups = np.arange(4000) % 2, np.arange(4000), np.repeat(["val", "test"], 2000)
+    score = told(labels, 0.1, rng) * np.repeat([1, -1], 2000)  # turned round in the second
+    assert abs(information_added(labels, None, score, patients).value) < 0.01
+    assert information_added(labels, None, score, patients, groups).low > 0.3
+
+
 def test_images_of_a_patient_do_not_tell_on_each_other():
     rng = np.random.default_rng(0)
     patients = np.repeat(np.arange(40), 25)

@@ -123,6 +123,22 @@ def test_global_artifacts_change_everything_and_have_an_empty_mask():
     assert flat.std() == pytest.approx(one.image.std() / 1.6, rel=0.01)
     assert flat.mean() == pytest.approx(one.image.mean(), abs=0.5)
 
+    rough, mask = artifacts.paint(one.image, one.lungs, "global", "compression", rng(0))
+    assert not mask.any() and 3 < np.abs(rough.astype(int) - one.image).mean() < 15
+    steps = np.abs(np.diff(rough.astype(int), axis=1)).mean(axis=0)  # between columns
+    assert steps[7::8].mean() > 1.5 * np.delete(steps, np.s_[7::8]).mean()  # the edges of its blocks
+
+
+@pytest.mark.parametrize("kind", artifacts.KINDS[artifacts.BOTH])
+def test_an_artifact_at_both_places_is_in_the_border_and_in_the_lungs(kind):
+    one = radiograph()
+    painted, mask = artifacts.paint(one.image, one.lungs, artifacts.BOTH, kind, rng(0))
+    np.testing.assert_array_equal(painted != one.image, mask)
+    border = np.ones(mask.shape, bool)
+    border[16:-16, 16:-16] = False
+    assert (mask & border & ~one.lungs).any() and (mask & one.lungs & ~border).any()
+    assert not (mask & ~border & ~one.lungs).any()
+
 
 def test_a_marker_is_as_bright_as_its_amplitude_and_jitters_about_its_corner():
     black, nothing = np.zeros((128, 128), np.uint8), np.zeros((128, 128), bool)
@@ -195,10 +211,24 @@ def test_the_test_sets_are_paired_and_differ_only_in_the_artifact(small):
 
 @pytest.mark.parametrize("rho", [0.5, 0.0, -0.5])
 def test_rho_sets_how_often_the_artifact_agrees_with_the_label(rho):
-    luck = (np.arange(1000) + 0.5) / 1000
+    luck = [((i + 0.5) / 1000, 0.9) for i in range(1000)]
     for label in (0, 1):
         assert np.mean([artifacts.marked(label, one, rho) == label for one in luck]) == (1 + rho) / 2
         assert not any(artifacts.marked(label, one, None) for one in luck)
+        assert not any(artifacts.marked(label, one, rho, share=0.9) for one in luck)
+
+
+def test_the_share_is_of_the_images_due_to_have_the_artifact(tmp_path):
+    def marks(**change):
+        table = pd.read_csv(write(PhantomSpec(2, 80, 64, 0.5, seed=2, **change), tmp_path) / "manifest.csv")
+        return table.pivot(index="patient", columns="split", values="artifact")[list(TEST_SETS)].dropna()
+
+    every, some = marks(), marks(share=0.4)
+    assert (some <= every).all(axis=None)
+    seen = some["conflict"][every["conflict"] == 1]
+    assert 0.2 < seen.mean() < 0.6 and seen.mean() == pytest.approx(some["test"][every["test"] == 1].mean(), abs=0.2)
+    both = every["test"] * every["conflict"] == 1  # an image has the artifact in all sets where it is due, or in none
+    assert (some["test"][both] == some["conflict"][both]).all() and 0 < some["test"][both].mean() < 1
 
 
 def test_training_and_test_set_follow_rho_the_other_test_sets_do_not(tmp_path):
@@ -273,9 +303,12 @@ def test_an_unwritable_place_and_an_incomplete_folder_are_said_in_words(tmp_path
 @pytest.mark.parametrize(
     ("artifact", "said"),
     [
-        (("outside", ("marker",)), "border, inside, global"),
+        (("outside", ("marker",)), "border, inside, border and inside, global"),
         (("inside", ("vignette",)), "marker, text, tubing"),
-        (("global", ("marker",)), "'marker' cannot be at the location 'global'; choose from blur, contrast"),
+        (
+            ("global", ("marker",)),
+            "cannot be at the location 'global'; choose from blur, contrast, compression",
+        ),
         (("border", ()), "No kind"),
     ],
 )
@@ -314,13 +347,16 @@ def test_oracle_by_hand():
     np.testing.assert_allclose(oracle_auc(d, 0.0, np.array([-1, 0, 0.3, 1])), at_1)  # no reliance, no harm
 
 
-def test_oracle_agrees_with_a_simulated_ideal_observer():
-    d, rho, rho_test, n = 2.0, 0.8, -0.5, 100_000
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_oracle_agrees_with_a_simulated_ideal_observer(share):
+    d, rho, rho_test, n = 2.0, 0.8, -0.5, 200_000
     draw = rng(0)
     label = np.arange(n) % 2
-    artifact = np.where(draw.random(n) < (1 + rho_test) / 2, label, 1 - label)
-    score = d * (draw.normal(size=n) + d * label - d / 2) + (2 * artifact - 1) * math.log((1 + rho) / (1 - rho))
-    assert oracle_auc(d, rho, rho_test) == pytest.approx(roc_auc_score(label, score), abs=0.005)
+    due = np.where(draw.random(n) < (1 + rho_test) / 2, label, 1 - label)
+    artifact = due * (draw.random(n) < share)
+    told = np.where(artifact, (1 + rho) / (1 - rho), (1 - share * (1 + rho) / 2) / (1 - share * (1 - rho) / 2))
+    score = d * (draw.normal(size=n) + d * label - d / 2) + np.log(told)
+    assert oracle_auc(d, rho, rho_test, share) == pytest.approx(roc_auc_score(label, score), abs=0.005)
 
 
 def test_d_prime_undoes_the_oracle_without_an_artifact():

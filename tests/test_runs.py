@@ -93,6 +93,17 @@ def test_an_option_that_is_off_is_no_part_of_a_runs_name(p):
     assert run_id(resolved.model_copy(update={"mixup": 0.2}), data) != off
 
 
+def test_a_repeat_is_another_training_and_permutation_of_the_same_images(p):
+    again = p.model_copy(update={"repeat": 1, "labels": "permuted"})
+    first, data = load_dataset(p.model_copy(update={"labels": "permuted"})), load_dataset(again)
+    np.testing.assert_array_equal(first.pixels, data.pixels)
+    assert first.table["split"].tolist() == data.table["split"].tolist()
+    assert first.table["label"].tolist() != data.table["label"].tolist()
+    one, other = (run_of(p.model_copy(update={"repeat": repeat})) for repeat in (0, 1))
+    assert one.id != other.id and "-repeat1-" in other.id
+    assert not np.allclose(one.predictions["logit"], other.predictions["logit"])
+
+
 @pytest.mark.parametrize("change", [{"seed": 1}, {"crop": 0.1}, {"learning_rate": 1e-4}, {"artifact_rho": 0.5}])
 def test_another_setting_is_another_run(p, change):
     ids = []

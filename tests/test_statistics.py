@@ -20,10 +20,10 @@ from cnn_xray.statistics import (
     compare,
     delong,
     estimate,
-    holm,
     interval,
     mcnemar,
     paired_difference,
+    pooled,
     sample_and_replicates,
     signed_rank,
 )
@@ -276,23 +276,30 @@ def test_signed_rank_takes_a_whole_test_set():
     assert (result.high - result.low) / 2 == pytest.approx(half, rel=0.05)
 
 
-def test_holm_worked_by_hand():
-    # Ordered 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1; the last may not fall below the one before.
-    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005})
-    assert list(adjusted.index) == ["a", "b", "c", "d"]
-    assert list(adjusted) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert list(holm({"a": 0.4, "b": 0.5})) == pytest.approx([0.8, 0.8]) and list(holm({"a": 0.7, "b": 0.8})) == [1, 1]
+def test_pooled_worked_by_hand():
+    found = pooled([Estimate(0.2, 0.1, 0.3, 50), Estimate(0.4, 0.2, 0.6, 40), Estimate(0.6, 0.3, 0.9, 60)])
+    # mean 0.4; spread of the trainings 0.2, t of 2 degrees of freedom 4.302653; mean half-width 0.2
+    half = math.hypot(4.302653 * 0.2 / math.sqrt(3), 0.2)
+    assert (found.value, found.n) == (pytest.approx(0.4), 40)
+    assert (found.low, found.high) == (pytest.approx(0.4 - half), pytest.approx(0.4 + half))
 
 
-def test_holm_leaves_out_tests_that_were_not_made():
-    given = pd.Series([0.01, NAN, 0.04], index=["a", "b", "a"])
-    adjusted = holm(given)
-    assert list(adjusted.index) == ["a", "b", "a"]
-    assert list(adjusted) == pytest.approx([0.02, NAN, 0.04], nan_ok=True)
-    assert list(given) == pytest.approx([0.01, NAN, 0.04], nan_ok=True)  # left as it was
-    assert holm({"a": NAN}).isna().all() and holm({}).empty
-    with pytest.raises(InputError, match=r"0\.\.1"):
-        holm({"a": 0.5, "b": 1.5})
+def test_pooled_of_one_is_its_own_and_without_a_bound_there_is_none():
+    one = pooled([Estimate(0.2, 0.19, 0.4, 50)])
+    assert (one.value, one.low, one.high) == (0.2, 0.19, 0.4)
+    assert math.isnan(pooled([Estimate(0.2, 0.1, 0.3), Estimate(0.3)]).low)
+
+
+def test_the_interval_of_pooled_covers_the_mean_over_trainings_and_patients():
+    """400 recipes whose trainings differ by 0.1 (SD) and whose patients, the same for all, by 0.05."""
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(400):
+        patients = rng.normal(0, 0.05)
+        values = patients + rng.normal(0, 0.1, 6)
+        found = pooled([Estimate(one, one - 1.96 * 0.05, one + 1.96 * 0.05, 1) for one in values])
+        covered.append(found.low <= 0 <= found.high)
+    assert 0.95 <= np.mean(covered) <= 1
 
 
 def test_bootstrap_p_counts_replicates_on_either_side():

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from cnn_xray import InputError, verdict
+from cnn_xray.cam import Evidence, evidence
 from cnn_xray.data import _with_part, load_dataset
 from cnn_xray.parameters import ShortcutParameters
 from cnn_xray.runs import run_of
@@ -27,32 +29,45 @@ def predictions(labels, logits, patients, split="test"):
     ).assign(split=split)
 
 
-def test_available_counts_the_test_images_alone():
-    scored = {"val": predictions([0, 1], [1, 0], "ab"), "test": predictions([0, 0, 1, 1], [0, 2, 1, 3], "cdef")}
-    assert verdict.available(SimpleNamespace(on=scored.get)).value == 0.75  # 3 of 4 pairs
+def probe(logits, patients, labels=None, split=None):
+    labels = np.arange(len(logits)) % 2 if labels is None else labels
+    split = np.repeat(["val", "test"], len(logits) // 2) if split is None else split
+    return SimpleNamespace(predictions=predictions(labels, logits, patients, split))
 
 
-def test_displayed_is_the_contrast_of_each_patients_mean():
-    arms = []
-    for path, patient, real, neutral in (("1", "a", 3, 1), ("2", "a", 1, 1), ("3", "b", 4, 1), ("4", "c", 2, 0)):
-        arms.append({"path": path, "patient": patient, "arm": "image", "log2_border_density_ratio": real})
-        arms.append(
-            {"path": path, "patient": patient, "arm": "neutralised border", "log2_border_density_ratio": neutral}
-        )
-    found = verdict.displayed(pd.DataFrame(arms))
-    # differences 2 and 0 (patient a: 1), 3, 2; Walsh averages 1 1.5 2 2 2.5 3, whose median is 2
-    assert found.value == 2 and found.n == 3 and found.effect == 1
+def test_what_probes_add_is_of_validation_and_test_images_and_a_mean_of_the_trainings():
+    rng = np.random.default_rng(0)
+    labels, patients = np.arange(1200) % 2, [str(i) for i in range(1200)]
+    tells, nothing = (2 * labels - 1.0) * 3, rng.normal(size=(3, 1200))
+    knows = verdict.added([probe(tells, patients)], None)
+    assert knows.value == pytest.approx(math.log(2), abs=0.02) and knows.n == 1200
+    assert verdict.added([probe(nothing[0], patients)], [probe(tells, patients)]).value == pytest.approx(0, abs=0.005)
+    half = verdict.added(
+        [probe(tells, patients), probe(nothing[0], patients)], [probe(one, patients) for one in nothing[1:]]
+    )
+    assert half.value == pytest.approx(math.log(2) / 2, abs=0.02) and half.low < 0.05 and half.high > 0.6
+    assert verdict.added([probe(tells, patients)], None, splits=("test",)).n == 600
 
 
-def test_an_image_without_heat_in_one_arm_is_left_out():
-    rows = [
-        {"path": "1", "patient": "a", "arm": "image", "log2_border_density_ratio": 2.0},
-        {"path": "1", "patient": "a", "arm": "neutralised border", "log2_border_density_ratio": np.nan},
-        {"path": "2", "patient": "b", "arm": "image", "log2_border_density_ratio": 2.0},
-        {"path": "2", "patient": "b", "arm": "neutralised border", "log2_border_density_ratio": 1.0},
-    ]
-    found = verdict.displayed(pd.DataFrame(rows))
-    assert (found.value, found.n) == (1, 1)
+def test_displayed_is_the_heat_of_the_border_with_its_own_class_border_less_with_the_others(tiny):
+    p, data = tiny
+    test = data.rows("test")
+    bright = np.where(data.table["label"].to_numpy() == 1, 200, 50).astype(np.uint8)
+    pixels = np.full_like(data.pixels, 100)
+    pixels[:, 0, :] = bright[:, None]  # the upper edge says the class
+    plain = replace(data, pixels=pixels, lungs=None)
+
+    def of_edge(images):  # evidence: 1 everywhere, and in the upper row of four cells 3 or −1 by the edge
+        maps = np.ones((len(images), 4, 4), np.float32)
+        maps[:, 0] = np.where(images[:, :1, 0] > 100, 3, -1)
+        return Evidence(maps, np.where(images[:, 0, 0] > 100, 1.0, -1.0).astype(np.float32), 0.0)
+
+    p = p.model_copy(update={"border": 0.25, "donors": 1})
+    found = verdict.displayed(of_edge, p, plain, "border")
+    # PNEUMONIA, border of 12 cells: (4·3 + 8) / 12 over 1 elsewhere, less (0 + 8) / 12 over 1: log2(20/8).
+    # NORMAL: heat is −evidence, so all lies in the edge with its own border (limit 6), none with the other: no density.
+    ill = math.log2(20 / 8)
+    assert found.value == pytest.approx(ill) and found.n == (data.table["label"].iloc[test] == 1).sum()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +82,7 @@ def tiny(tmp_path_factory):
 
 
 def answers(run, p, data):
-    return verdict.border_figures(run.score, p, data, run.attention)
+    return verdict.border_figures(run.score, p, data, partial(evidence, run.model))
 
 
 def test_the_figures_of_a_run_answer_every_question(tiny):
@@ -85,7 +100,7 @@ def test_any_classifier_can_be_asked_and_without_its_maps_displayed_is_missing(t
     p, data = tiny
     figures = verdict.border_figures(lambda images: images[:, :, :16].mean(axis=(1, 2)) - 100, p, data)
     assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"Displayed"}
-    assert verdict.judge(figures, True).table.loc["Displayed", "answer"] == verdict.MISSING
+    assert judge(figures).table.loc["Displayed", "answer"] == verdict.MISSING
 
 
 def test_harm_is_asked_of_the_planted_conflict_set_and_else_of_one_made_by_swapping(tiny):
@@ -101,6 +116,7 @@ def test_harm_is_asked_of_the_planted_conflict_set_and_else_of_one_made_by_swapp
     plain = replace(plain, table=data.table.iloc[rows].reset_index(drop=True))
     swapped = verdict.border_figures(of_markers, p, plain)["Harmful"]
     assert 0.2 < swapped.value <= planted.value + 0.1 and swapped.low > 0
+    assert "Harmful elsewhere" not in verdict.border_figures(of_markers, p, plain)
     inside = verdict.border_figures(lambda images: images[:, 14:18, 14:18].mean(axis=(1, 2)), p, plain)["Harmful"]
     assert inside.value == 0
 
@@ -109,7 +125,7 @@ def test_without_lung_masks_only_the_borders_own_share_is_missing(tiny):
     p, data = tiny
     figures = answers(run_of(p, data), p, replace(data, lungs=None))
     assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"The border's own"}
-    assert verdict.judge(figures, True).table.loc["The border's own", "answer"] == verdict.MISSING
+    assert judge(figures).table.loc["The border's own", "answer"] == verdict.MISSING
 
 
 def masked(data, has):
@@ -136,12 +152,9 @@ def test_the_borders_own_share_compares_the_images_with_a_mask(tiny, monkeypatch
     part = replace(part, fingerprint="some masks")
     run = run_of(p, data)
     monkeypatch.setattr(verdict, "load_dataset", lambda p: replace(loaded(p), fingerprint="some masks"))
-    compared = []
-    monkeypatch.setattr(verdict, "auc_difference", lambda one, other, seed: compared.append((one, other)))
-    answers(run, p, part)
-    one, other = compared[0]
-    test = data.table[(data.table["split"] == "test") & has]
-    assert set(one["path"]) == set(other["path"]) == set(test["path"]) and len(one) == len(test)
+    asked = data.table[data.table["split"].isin(["val", "test"]) & has]
+    figures = answers(run, p, part)
+    assert figures["Available"].n == figures["The border's own"].n == len(asked)
 
 
 def test_test_images_of_one_class_are_refused_in_a_sentence(tiny):
@@ -160,41 +173,51 @@ def test_a_border_that_covers_no_pixel_is_refused_before_training(tiny):
 
 
 YES = {
-    "Available": Comparison(0.9, 0.85, 0.95, 100, 0.0001),
-    "Used": Comparison(0.5, 0.4, 0.6, 100, 0.0001),
-    "The border's own": Comparison(0.8, 0.6, 1.0, 100, 0.0001),
-    "Displayed": Comparison(1.5, 1.2, 1.8, 100, 0.0001),
-    "Harmful": Comparison(0.3, 0.2, 0.4, 100, 0.0001),
+    "Available": Comparison(0.4, 0.35, 0.45, 100),
+    "Used": Comparison(0.5, 0.4, 0.6, 100),
+    "The border's own": Comparison(0.3, 0.2, 0.4, 100),
+    "Displayed": Comparison(1.5, 1.2, 1.8, 100),
+    "Harmful": Comparison(0.3, 0.2, 0.4, 100),
+    "Harmful elsewhere": Comparison(0.3, 0.2, 0.4, 100),
 }
 NO = {
-    "Available": Comparison(0.51, 0.45, 0.57, 100, 0.8),
-    "Used": Comparison(0.01, -0.01, 0.03, 100, 0.5),
-    "The border's own": Comparison(-0.8, -1.0, -0.6, 100, 0.0001),
-    "Displayed": Comparison(0.0, -0.1, 0.1, 100, 0.9),
-    "Harmful": Comparison(0.0, -0.01, 0.01, 100, 0.9),
+    "Available": Comparison(-0.002, -0.007, 0.001, 100),
+    "Used": Comparison(0.01, -0.01, 0.03, 100),
+    "The border's own": Comparison(-0.003, -0.006, 0.0, 100),
+    "Displayed": Comparison(0.0, -0.01, 0.01, 100),
+    "Harmful": Comparison(0.0, -0.01, 0.01, 100),
+    "Harmful elsewhere": Comparison(0.0, -0.01, 0.01, 100),
 }
-
-
 OPEN = {
-    "Available": Comparison(0.58, 0.50, 0.66, 100, 0.06),
-    "Used": Comparison(0.04, -0.01, 0.09, 100, 0.1),
-    "The border's own": Comparison(0.15, -0.02, 0.32, 100, 0.08),
-    "Displayed": Comparison(0.45, 0.30, 0.60, 100, 0.00001),
-    "Harmful": Comparison(0.03, -0.01, 0.07, 100, 0.1),
+    "Available": Comparison(0.02, -0.02, 0.06, 100),
+    "Used": Comparison(0.04, -0.01, 0.09, 100),
+    "The border's own": Comparison(0.02, -0.02, 0.04, 100),
+    "Displayed": Comparison(0.1, -0.3, 0.5, 100),
+    "Harmful": Comparison(0.03, -0.01, 0.07, 100),
+    "Harmful elsewhere": Comparison(0.03, -0.01, 0.07, 100),
 }
 LETTERS = {"y": YES, "n": NO, "o": OPEN}
 
 
+def judge(figures, planted=True):
+    return verdict.judge(figures, planted, "phantom")
+
+
 def judged(pattern: str, planted: bool = True) -> verdict.Verdict:
-    """y, n or o (open) for each question in order; a dash leaves it out."""
-    chosen = zip(YES, pattern, strict=True)
-    return verdict.judge({name: LETTERS[letter][name] for name, letter in chosen if letter != "-"}, planted)
+    """y, n or o (open) for each question in order; a dash leaves it out. Five letters: nothing is said of elsewhere."""
+    chosen = zip(YES, pattern.ljust(6, "-"), strict=True)
+    return judge({name: LETTERS[letter][name] for name, letter in chosen if letter != "-"}, planted)
 
 
 @pytest.mark.parametrize(
     ("pattern", "name"),
     [
         ("yyyyy", "border shortcut"),
+        ("yyyyyn", "border shortcut"),
+        ("yyyyyo", "border shortcut"),
+        ("yyyyyy", "border shortcut, and another elsewhere"),
+        ("yyynyy", "border shortcut that the heatmap hides, and another elsewhere"),
+        ("yynyyy", "reliance that is not the border's own"),
         ("yyyny", "border shortcut that the heatmap hides"),
         ("yyyoy", "border shortcut, heatmap undecided"),
         ("yyy-y", "border shortcut, heatmap undecided"),
@@ -227,50 +250,69 @@ def test_the_answers_lead_to_the_verdict(pattern, name):
 def test_every_combination_of_answers_has_a_verdict():
     names = [question.name for question in verdict.QUESTIONS]
     every = (verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING)
-    for *answers, planted in itertools.product(*[every] * 5, (True, False)):
+    for *answers, planted in itertools.product(*[every] * 6, (True, False)):
         name, meaning, shortcut = verdict._conclusion(pd.Series(dict(zip(names, answers, strict=True))), planted)
         assert name and meaning and shortcut == (answers[:3] == [verdict.YES] * 3)
 
 
 def test_no_network_that_is_harmed_gets_a_line_that_reads_as_an_all_clear():
     names = [question.name for question in verdict.QUESTIONS]
-    for answers in itertools.product((verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING), repeat=4):
-        name, _, _ = verdict._conclusion(pd.Series(dict(zip(names, (*answers, verdict.YES), strict=True))), True)
+    for answers in itertools.product((verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING), repeat=5):
+        harmed = (*answers[:4], verdict.YES, answers[4])
+        name, _, _ = verdict._conclusion(pd.Series(dict(zip(names, harmed, strict=True))), True)
         assert not name.startswith("no evidence") and name not in ("latent risk", "explanation artifact")
     assert "no all-clear" in judged("nnnnn").meaning
 
 
 def test_the_thresholds_and_the_deciding_interval_are_in_the_table():
-    table = judged("ynnny").table
+    table = judged("ynnnyo").table
     assert list(table.index) == [question.name for question in verdict.QUESTIONS]
-    assert list(table["counts from"]) == [0.6, 0.05, 0.05, 0.5, 0.02]
-    assert list(table["answer"]) == ["yes", "no", "no", "no", "yes"]
+    assert list(table["answer"]) == ["yes", "no", "no", "no", "yes", "not shown"]
     assert (table.loc["Used", ["value", "low", "high"]] == [0.01, -0.01, 0.03]).all()
+    assert list(table["counts from"]) == list(verdict.thresholds("phantom"))
 
 
-def test_a_small_p_below_the_threshold_is_no_yes():
-    table = verdict.judge({"Used": Comparison(0.03, 0.02, 0.04, 100, 0.0001)}, True).table
-    assert table.loc["Used", "answer"] == "no"
+def test_what_has_no_threshold_of_its_own_counts_from_two_deviations_above_its_nulls(tmp_path, monkeypatch):
+    values = {"Available": (0.0, 0.02), "The border's own": (-0.01, 0.01), "Displayed": (0.1, 0.3)}
+    rows = [("phantom", name, one) for name, both in values.items() for one in both]
+    rows += [("files", name, one + 1) for name, both in values.items() if name != "Displayed" for one in both]
+    pd.DataFrame(rows, columns=["kind", "question", "value"]).to_csv(tmp_path / "nulls.csv", index=False)
+    monkeypatch.setattr(verdict, "NULLS", tmp_path / "nulls.csv")
+    found = verdict.thresholds("phantom")
+    assert found["Used"] == 0.05 and found["Harmful"] == found["Harmful elsewhere"] == 0.02
+    assert found["Available"] == pytest.approx(0.01 + 2 * 0.02 / math.sqrt(2))
+    assert verdict.thresholds("files")["Available"] == pytest.approx(1 + found["Available"])
+    assert verdict.thresholds("files")["Displayed"] == found["Displayed"]  # from phantoms for either
 
 
-def test_an_interval_that_reaches_what_counts_is_not_shown_rather_than_no():
-    assert (
-        verdict.judge({"Used": Comparison(0.04, -0.02, 0.10, 100, 0.2)}, True).table.loc["Used", "answer"]
-        == "not shown"
-    )
+def test_the_recorded_nulls_are_enough_and_of_either_kind():
+    nulls = pd.read_csv(verdict.NULLS)
+    counts = nulls.groupby(["kind", "question"]).size()
+    for kind in ("phantom", "files"):
+        assert counts[kind, "Available"] >= 20 and counts[kind, "The border's own"] >= 20
+    assert counts["phantom", "Displayed"] >= 10
+    for kind in ("phantom", "files"):
+        assert np.isfinite(verdict.thresholds(kind)).all()
 
 
-def test_the_p_is_that_of_holm_over_the_questions_asked():
-    alone = Comparison(0.2, 0.01, 0.4, 100, 0.04)
-    assert verdict.judge({"Used": alone}, True).table.loc["Used", "answer"] == "yes"
-    two = verdict.judge({"Used": alone, "Harmful": Comparison(0.1, -0.1, 0.2, 100, 0.03)}, True).table
-    assert list(two.loc[["Used", "Harmful"], "p (Holm)"]) == [0.06, 0.06]  # 2 × 0.03, then at least that
-    assert two.loc["Used", "answer"] == "not shown"
+@pytest.mark.parametrize(
+    ("interval", "answer"),
+    [((0.051, 0.4), "yes"), ((0.049, 0.4), "not shown"), ((0.0, 0.051), "not shown"), ((-0.1, 0.049), "no")],
+)
+def test_an_answer_needs_its_whole_interval_on_one_side_of_what_counts(interval, answer):
+    figures = {"Used": Comparison(sum(interval) / 2, *interval, 100)}
+    assert judge(figures).table.loc["Used", "answer"] == answer
+
+
+def test_a_recipe_has_one_figure_of_all_its_networks(tiny):
+    networks = [{"Used": Comparison(value, value - 0.1, value + 0.1, 9)} for value in (0.2, 0.4)]
+    found = verdict.figures_of_recipe(networks)
+    assert found["Used"].value == pytest.approx(0.3) and found["Used"].high - found["Used"].low > 0.2
 
 
 def test_a_value_without_an_interval_is_not_shown_and_no_value_is_not_available():
     one_patient = Comparison(0.9, math.nan, math.nan, 3, math.nan)
-    table = verdict.judge({"Available": one_patient}, True).table
+    table = judge({"Available": one_patient}).table
     assert table.loc["Available", "answer"] == "not shown"
     assert table.loc["Used", "answer"] == "not available"
 
@@ -278,9 +320,11 @@ def test_a_value_without_an_interval_is_not_shown_and_no_value_is_not_available(
 @pytest.mark.parametrize(
     ("pattern", "planted", "sentence"),
     [
-        ("yyyyy", True, "cropping it can help"),
+        ("yyyyyn", True, "cropping the border can help"),
+        ("yyyyyy", True, "cropping the border leaves that"),
         ("nnnny", True, "a crop of this border leaves it"),  # nothing is used there
-        ("yynyy", True, "cropping cannot fix it"),  # the neighbourhood tells it as well
+        ("yynyyy", True, "cropping the border leaves that"),  # the neighbourhood tells it as well
+        ("yyyyyo", True, "is not decided"),
         ("yyoyy", True, "is not decided"),
         ("yooyy", True, "is not shown, and not excluded"),
         ("yyyyy", False, "gets a border from the other class"),
