@@ -254,6 +254,34 @@ def _harmful_elsewhere(score: Score, p: ProbeParameters, data: Dataset) -> Compa
     return auc_difference(tables[0], tables[1], p.seed)
 
 
+def helped(score: Score, without: Score, p: ProbeParameters, data: Dataset) -> Comparison:
+    """AUC that a network gains by being trained without the border, on images whose shortcut is on the wrong class.
+
+    These are the bias-conflicting set; where there is none, the test images with everything outside the lungs (the
+    whole border, where there are no masks) from images of the other class.
+
+    Parameters
+    ----------
+    score
+        Of the network that was trained on whole images: images (N, S, S) uint8 → logits (N,).
+    without
+        Of the one that was trained without the border, asked on the same images.
+    p, data
+        The images, as the first network sees them.
+    """
+    if has_conflict_set(data):
+        told, images = data.table.iloc[data.rows(CONFLICTING)], data.pixels[data.rows(CONFLICTING)]
+    else:
+        region, rows = "border" if data.lungs is None else "outside the lungs", data.rows("test")
+        labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
+        pairs = donor_pairs(labels, patients, p.donors, p.seed).query("cross")
+        pairs = interventions.pairs_with(region, data, rows, pairs, p.border)
+        taker, giver = (rows[pairs[name]] for name in ("recipient", "donor"))
+        told, images = data.table.iloc[taker], interventions.composites(data, taker, giver, region, p.border)
+    told = told.reset_index(drop=True)
+    return auc_difference(told.assign(logit=without(images)), told.assign(logit=score(images)), p.seed)
+
+
 def figures_of_recipe(networks: Sequence[dict[str, Comparison]]) -> dict[str, Comparison]:
     """The figures of a way of training: the mean over its networks, each with `statistics.pooled`'s interval.
 

@@ -29,6 +29,11 @@ def predictions(labels, logits, patients, split="test"):
     ).assign(split=split)
 
 
+def test_the_auc_of_a_probe_is_that_of_the_split_that_is_asked():
+    scored = {"val": predictions([0, 1], [1, 0], "ab"), "test": predictions([0, 0, 1, 1], [0, 2, 1, 3], "cdef")}
+    assert verdict.auc_of(SimpleNamespace(on=scored.get)).value == 0.75  # 3 of 4 pairs
+
+
 def probe(logits, patients, labels=None, split=None):
     labels = np.arange(len(logits)) % 2 if labels is None else labels
     split = np.repeat(["val", "test"], len(logits) // 2) if split is None else split
@@ -119,6 +124,48 @@ def test_harm_is_asked_of_the_planted_conflict_set_and_else_of_one_made_by_swapp
     assert "Harmful elsewhere" not in verdict.border_figures(of_markers, p, plain)
     inside = verdict.border_figures(lambda images: images[:, 14:18, 14:18].mean(axis=(1, 2)), p, plain)["Harmful"]
     assert inside.value == 0
+
+
+def marker_and_middle(data):
+    """Two classifiers of a phantom: of the places where border markers are, and of a spot in the middle."""
+    corner = data.artifacts[data.rows("train")].any(axis=0)
+
+    def of_markers(images):
+        return images[:, corner].max(axis=1) / 10.0 - 20
+
+    def of_middle(images):
+        return images[:, 14:18, 14:18].mean(axis=(1, 2)) / 10.0 - 10
+
+    return of_markers, of_middle
+
+
+def test_harm_goes_with_right_borders_unless_it_lies_elsewhere(tiny):
+    p, data = tiny
+    of_markers, _ = marker_and_middle(data)
+    found = verdict.border_figures(of_markers, p, data)
+    assert found["Harmful"].low > 0.2 and abs(found["Harmful elsewhere"].value) < 0.05
+    spot = data.pixels.copy()  # a second artifact, in the middle, with the first
+    spot[data.table["artifact"].astype(int).to_numpy() == 1, 15:17, 15:17] = 255
+
+    def of_both(images):
+        return of_markers(images) + (images[:, 15, 15] == 255) * 4.0
+
+    both = verdict.border_figures(of_both, p, replace(data, pixels=spot))
+    assert both["Harmful elsewhere"].low > 0.3
+
+
+def test_a_network_without_the_border_helps_where_the_shortcut_is_there(tiny):
+    p, data = tiny
+    of_markers, of_middle = marker_and_middle(data)
+    rows = data.rows("train", "val", "test")
+    plain = replace(data, pixels=data.pixels[rows], lungs=data.lungs[rows], artifacts=data.artifacts[rows])
+    plain = replace(plain, table=data.table.iloc[rows].reset_index(drop=True))
+    for images in (data, plain):  # with a conflict set, and with one made by swapping
+        gained = verdict.helped(of_markers, of_middle, p, images)
+        assert gained.low > 0.05
+        lost = verdict.helped(of_middle, of_markers, p, images)
+        assert lost.value == pytest.approx(-gained.value)
+        assert verdict.helped(of_middle, of_middle, p, images).value == 0
 
 
 def test_without_lung_masks_only_the_borders_own_share_is_missing(tiny):
@@ -343,3 +390,32 @@ def test_who_loses_by_swapped_borders_uses_them_though_r_does_not_say_so(pattern
     found = judged(pattern, planted=False)
     assert found.name == "latent risk" and "the border is used, though R is not shown" in found.meaning
     assert "uses" not in judged(pattern[:4] + "n", planted=False).meaning
+
+
+def trial(place, rho, moved, called, heat=1.0, shap=math.nan):
+    pictures = {f"{reader}: low": heat for reader in verdict.READERS}
+    told = {"place": place, "rho": rho, "moved at border": moved, "border shortcut": called}
+    return told | pictures | {"SHAP: low": shap}
+
+
+def test_how_often_the_verdict_is_right_worked_by_hand():
+    trials = [trial("none", 0.0, 0.3, False, -1.0), trial("none", 0.0, 0.0, True, shap=-0.1)]
+    trials += [trial("border", 0.5, 0.2, True), trial("border", 0.5, 0.05, False), trial("border", 0.95, 0.9, True)]
+    trials += [trial("border", 0.8, 0.5, False, -1.0, 0.2), trial("inside", 0.95, 0.0, False)]
+    trials += [trial("border and inside", 0.95, 0.2, True), trial("global", 0.95, 0.2, False)]
+    found = verdict.how_often_right(pd.DataFrame(trials))
+    assert list(found.index) == [
+        ("artifact that has nothing to do with the label", "no"),
+        ("border artifact that is not relied on", "no"),
+        ("border artifact, ρ 0.5", "yes"),
+        ("border artifact, ρ at least 0.8", "yes"),
+        ("artifact at the border, another inside", "yes"),
+        ("artifact inside the lungs", "no"),
+        ("change of the whole image", "no"),
+    ]
+    assert list(found["networks"]) == [2, 1, 1, 2, 1, 1, 1]
+    calls = [one.split(" [")[0] for one in found["the verdict"]]
+    assert calls == ["1 of 2", "0 of 1", "1 of 1", "1 of 2", "1 of 1", "0 of 1", "0 of 1"]
+    assert found["the verdict"].iloc[0] == "1 of 2 [0.01, 0.99]"  # Clopper and Pearson
+    shap = found[verdict.READERS["SHAP"]]
+    assert shap.iloc[0].startswith("0 of 1") and shap.iloc[3].startswith("1 of 1") and shap.iloc[2] == ""
