@@ -1,4 +1,4 @@
-"""The command line: `cnn-xray report` and `cnn-xray run`."""
+"""The command line: `cnn-xray report`, `cnn-xray run` and `cnn-xray verdict`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="cnn-xray", description="Does this chest X-ray network look at the disease, or at the scanner?"
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="report | run")
+    commands = parser.add_subparsers(required=True, metavar="report | run | verdict")
     common = argparse.ArgumentParser(add_help=False)
     meaning = "a parameter for every notebook that knows it, as in -p crop 0.1; may be repeated"
     common.add_argument(
@@ -76,6 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("notebook", type=Path, help="such as notebooks/02_train.ipynb")
     run.add_argument("-o", "--out", type=Path, help="executed notebook (default: NOTEBOOK-executed.ipynb, here)")
     run.set_defaults(command=_run)
+
+    verdict = commands.add_parser(
+        "verdict",
+        parents=[common],
+        help="judge one network, in a few minutes beyond its training",
+        description="Train the network of one seed and the probes that the verdict asks, each unless it is recorded, "
+        "and print the verdict on the border. It takes the parameters of 04_shortcut_tests; a report says more.",
+    )
+    verdict.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
+    verdict.set_defaults(command=_verdict)
     return parser
 
 
@@ -124,6 +134,30 @@ def _run(options: argparse.Namespace) -> None:
     print(target)
 
 
+def _verdict(options: argparse.Namespace) -> None:
+    from functools import partial
+
+    from cnn_xray import cam, verdict
+    from cnn_xray.data import load_dataset
+    from cnn_xray.parameters import ShortcutParameters
+    from cnn_xray.runs import run_of
+
+    p = ShortcutParameters.from_mapping(_given(options) | ({"data": options.data} if options.data else {}))
+    data = load_dataset(p)
+    verdict.check_test_split(p, data)
+    run = run_of(p, data)
+    figures = verdict.border_figures(run.score, p, data, partial(cam.evidence, run.model))
+    found = verdict.judge(figures, verdict.has_conflict_set(data), verdict.kind_of(p))
+    print(f"\n{found.name.capitalize()}. {found.meaning}\n\nOf the network {run.id} alone:")
+    for question, line in found.table.iterrows():
+        counts = f"counts from {line['counts from']:.3g}" if line["answer"] != verdict.MISSING else ""
+        print(f"  {question}: {verdict.answer_in_words(line)}  ({line['figure']}; {counts})".replace("; )", ")"))
+    if data.lungs is None:
+        print(
+            "Without lung masks: the border is asked about with the lungs in it, and whether the cue is its own, not."
+        )
+
+
 def _executed(options: argparse.Namespace) -> Path:
     return options.out or Path(f"{options.notebook.stem}-executed.ipynb")
 
@@ -135,7 +169,8 @@ def _tell_failure(error: Exception, options: argparse.Namespace) -> None:
     details = getattr(error, "details", "")  # of a `NotebookError`
     sentence = str(error) if details else f"{type(error).__name__}: {error}"
     details = details or traceback.format_exc()
-    log = options.out / "failure.log" if options.command is _report else _executed(options).with_suffix(".log")
+    beside = {_report: lambda: options.out / "failure.log", _run: lambda: _executed(options).with_suffix(".log")}
+    log = beside.get(options.command, lambda: Path("failure.log"))()
     try:
         with atomic_write(log) as handle:
             handle.write(details.encode())

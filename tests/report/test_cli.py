@@ -13,7 +13,8 @@ import pytest
 from tiny_notebooks import write
 
 from cnn_xray.report import build
-from cnn_xray.report.cli import main, parse_value
+from cnn_xray.report.cli import BAD_INPUT, main, parse_value
+from cnn_xray.verdict import QUESTIONS
 
 ROOT = Path(build.__file__).parents[2]
 
@@ -172,3 +173,20 @@ def test_help_is_instant(arguments):
     )
     assert done.returncode == 0, done.stderr
     assert "usage: cnn-xray" in done.stdout
+
+
+def test_verdict_says_name_meaning_and_every_figure(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CNN_XRAY_CACHE", str(tmp_path / "cache"))
+    small = {"phantom_images": 160, "image_size": 32, "probe_size": 32, "epochs": 1, "probe_epochs": 1, "donors": 1}
+    small |= {"probe_repeats": 1, "runs": tmp_path / "runs"}
+    assert main(["verdict", *(word for name, value in small.items() for word in ("-p", name, str(value)))]) == 0
+    told = capsys.readouterr().out
+    for question in QUESTIONS:
+        assert f"  {question.name}: " in told
+    assert "Of the network border-rho0.95-32px-crop0-seed0-" in told and "counts from 0.05" in told
+    assert "Without lung masks" not in told
+
+
+def test_verdict_refuses_bad_parameters_in_a_sentence(capsys):
+    assert main(["verdict", "-p", "bordre", "0.1"]) == BAD_INPUT
+    assert "bordre" in capsys.readouterr().err
