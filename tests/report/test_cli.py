@@ -183,7 +183,7 @@ def test_verdict_says_name_meaning_and_every_figure(tmp_path, monkeypatch, capsy
     told = capsys.readouterr().out
     for question in QUESTIONS:
         assert f"  {question.name}: " in told
-    assert "Of the network border-rho0.95-32px-crop0-seed0-" in told and "counts from 0.05" in told
+    assert "Of the network border-rho0.95-32px-crop0-seed0-" in told and "counts from 0.02" in told
     assert "Without lung masks" not in told
 
 
