@@ -33,20 +33,22 @@ NULLS = Path(__file__).with_name("nulls.csv")  # what the figures are where ther
 
 @dataclass(frozen=True)
 class Question:
-    """A question about the border, the figure that answers it, and from where on that counts (None: `thresholds`)."""
+    """A question about the border, the figure that answers it, and from where on that counts: here, beyond its nulls."""
 
     name: str
     figure: str
-    counts_from: float | None = None
+    counts_from: float
+    has_nulls: bool = False
 
 
 # What counts was fixed on phantoms of seeds below 10, and is tried on others (benchmarks/instruments.py). An R of 0.05
-# is what an artifact leaves that moves a tenth of the class difference and goes with the label at ρ = 0.5.
+# is what an artifact leaves that moves a tenth of the class difference and goes with the label at ρ = 0.5. What tells
+# less than 0.01 nats settles less than a seventieth of even labels; two looks at one blur add up to that.
 QUESTIONS = (
-    Question("Available", "what a small network of the border alone tells of the label, nats"),
+    Question("Available", "what a small network of the border alone tells of the label, nats", 0.01, True),
     Question("Used", "R: share of the class difference that moves with the border", 0.05),
-    Question("The border's own", "what that network adds to one of the border's neighbourhood, nats"),
-    Question("Displayed", "log2 heat density in the border, its own class's border − the other's"),
+    Question("The border's own", "what that network adds to one of the border's neighbourhood, nats", 0.01, True),
+    Question("Displayed", "log2 heat density in the border, its own class's border − the other's", 0.0, True),
     Question("Harmful", "AUC lost where the shortcut goes with the wrong class", 0.02),
     Question("Harmful elsewhere", "AUC lost there with every border as in training", 0.02),
 )
@@ -435,9 +437,9 @@ def kind_of(p: ProbeParameters) -> str:
 def thresholds(kind: str) -> pd.Series:
     """From where on each figure counts, by question.
 
-    R and losses of AUC count from where they matter. The other figures have no such value of their own: theirs is mean
-    + 2 SD of what they are where there is nothing (`NULLS`). For *Available* and *The border's own* that is from border
-    probes trained on permuted labels; for *Displayed* from networks of phantoms whose artifact tells nothing.
+    R and losses of AUC count from where they matter (`QUESTIONS`). The other figures must also lie beyond mean + 2 SD of
+    what they are where there is nothing (`NULLS`). For *Available* and *The border's own* that is from border probes
+    trained on permuted labels; for *Displayed* from networks of phantoms whose artifact tells nothing.
 
     Parameters
     ----------
@@ -447,9 +449,9 @@ def thresholds(kind: str) -> pd.Series:
     nulls = pd.read_csv(NULLS)
     shown = nulls["question"] == "Displayed"  # from phantoms for either kind
     of_kind = nulls[(nulls["kind"] == kind) | shown].groupby("question")["value"].agg(["mean", "std"])
-    counts = {question.name: question.counts_from for question in QUESTIONS}
     beyond = of_kind["mean"] + 2 * of_kind["std"]
-    return pd.Series({name: beyond[name] if fixed is None else fixed for name, fixed in counts.items()})
+    least = {one.name: (one.counts_from, beyond[one.name] if one.has_nulls else 0.0) for one in QUESTIONS}
+    return pd.Series({name: max(both) for name, both in least.items()})
 
 
 def judge(figures: dict[str, Comparison], planted: bool, kind: str) -> Verdict:

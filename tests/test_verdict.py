@@ -328,8 +328,16 @@ def test_what_has_no_threshold_of_its_own_counts_from_two_deviations_above_its_n
     found = verdict.thresholds("phantom")
     assert found["Used"] == 0.05 and found["Harmful"] == found["Harmful elsewhere"] == 0.02
     assert found["Available"] == pytest.approx(0.01 + 2 * 0.02 / math.sqrt(2))
+    assert found["The border's own"] == pytest.approx(2 * 0.02 / math.sqrt(2))  # mean 0
     assert verdict.thresholds("files")["Available"] == pytest.approx(1 + found["Available"])
     assert verdict.thresholds("files")["Displayed"] == found["Displayed"]  # from phantoms for either
+
+
+def test_nulls_below_what_matters_do_not_lower_what_counts(tmp_path, monkeypatch):
+    rows = [("phantom", question.name, one) for question in verdict.QUESTIONS for one in (-1.0, -1.001)]
+    pd.DataFrame(rows, columns=["kind", "question", "value"]).to_csv(tmp_path / "nulls.csv", index=False)
+    monkeypatch.setattr(verdict, "NULLS", tmp_path / "nulls.csv")
+    assert list(verdict.thresholds("phantom")) == [0.01, 0.05, 0.01, 0.0, 0.02, 0.02]
 
 
 def test_the_recorded_nulls_are_enough_and_of_either_kind():
