@@ -33,7 +33,7 @@ NULLS = Path(__file__).with_name("nulls.csv")  # what the figures are where ther
 
 @dataclass(frozen=True)
 class Question:
-    """A question about the border, the figure that answers it, and from where on that counts: here, beyond its nulls."""
+    """A question, the figure that answers it, and from where on that counts, if also beyond its nulls."""
 
     name: str
     figure: str
@@ -367,9 +367,15 @@ def _parts(p: ProbeParameters) -> dict[str, dict[str, Any]]:
 
 
 def swap(
-    score: Score, p: ProbeParameters, data: Dataset, region: str, like: np.ndarray | None = None, within: float = 0
+    score: Score,
+    p: ProbeParameters,
+    data: Dataset,
+    region: str,
+    like: np.ndarray | None = None,
+    within: float = 0,
+    split: str = "test",
 ) -> tuple[pd.DataFrame, dict[str, Comparison]]:
-    """Swap a region of the test images: `interventions.swap_effects`, and the figures of `interventions.reliance`.
+    """Swap a region of images: `interventions.swap_effects`, and the figures of `interventions.reliance`.
 
     Parameters
     ----------
@@ -382,9 +388,11 @@ def swap(
     region
         One of `interventions.REGIONS`.
     like, within
-        Which test images may give to which (`interventions.donor_pairs`).
+        Which images may give to which (`interventions.donor_pairs`).
+    split
+        The images.
     """
-    rows = data.rows("test")
+    rows = data.rows(split)
     labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
     pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed, like, within)
     swapped = interventions.swap_effects(score, data, rows, pairs, region, p.border)
@@ -437,8 +445,8 @@ def kind_of(p: ProbeParameters) -> str:
 def thresholds(kind: str) -> pd.Series:
     """From where on each figure counts, by question.
 
-    R and losses of AUC count from where they matter (`QUESTIONS`). The other figures must also lie beyond mean + 2 SD of
-    what they are where there is nothing (`NULLS`). For *Available* and *The border's own* that is from border probes
+    R and losses of AUC count from where they matter (`QUESTIONS`). The other figures must also lie beyond mean + 2 SD
+    of what they are where there is nothing (`NULLS`). For *Available* and *The border's own* that is from border probes
     trained on permuted labels; for *Displayed* from networks of phantoms whose artifact tells nothing.
 
     Parameters
