@@ -1,0 +1,93 @@
+"""The benchmark of the verdict: its cases, what an artifact moves, and what pictures are taken to say."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cnn_xray.interventions import ANYWHERE
+from cnn_xray.parameters import PHANTOM, ShortcutParameters
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import instruments  # noqa: E402
+
+
+def test_the_cases_are_of_seeds_of_their_own_and_none_was_used_to_fix_what_counts():
+    every = instruments.cases(PHANTOM)
+    seeds = [seed for _, seed, _ in every]
+    assert len(set(seeds)) == len(seeds) == 230 and min(seeds) >= 100
+    assert max(seed for _, seed in instruments.NOTHING) < 10
+    places = Counter(cell.place for cell, _, _ in every)
+    assert places == {"none": 60, "border": 110, "inside": 20, "global": 30, "border and inside": 10}
+    strong = sum(cell.place == "border" and cell.rho >= 0.8 for cell, _, _ in every)
+    assert strong == 60 and sum(shap for *_, shap in every) >= 40
+    first = [cell for cell, _, _ in every[: len(instruments.CELLS)]]
+    assert first == list(instruments.CELLS)  # a round of all before the next, so that a part is a fair sample
+    for cell in (*instruments.CELLS, *instruments.REAL):
+        assert isinstance(cell.parameters(PHANTOM, 3), ShortcutParameters)
+
+
+def test_what_is_in_the_table_is_not_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(instruments, "TABLE", tmp_path / "instruments.csv")
+    few = [(instruments.CELLS[0], 100, False), (instruments.CELLS[6], 700, False)]
+    monkeypatch.setattr(instruments, "cases", lambda data: few)
+    made = []
+
+    def case(data, cell, seed, explained):
+        made.append(seed)
+        if seed == 700 and len(made) == 2:
+            raise KeyboardInterrupt
+        return {"data": "phantom", "truth": cell.name, "seed": seed, "verdict": "none"}
+
+    monkeypatch.setattr(instruments, "case", case)
+    with pytest.raises(KeyboardInterrupt):
+        instruments.write_cases(PHANTOM, jobs=1)
+    instruments.write_cases(PHANTOM, jobs=1)
+    assert made == [100, 700, 700]
+    assert pd.read_csv(tmp_path / "instruments.csv")["seed"].tolist() == [100, 700]
+
+
+def twins():
+    """Two patients in the sets clean, neutral and test: the artifact is a bright corner, and a bright middle."""
+    table = pd.DataFrame(
+        [(split, label, mark) for split, marks in SETS.items() for label, mark in enumerate(marks)],
+        columns=["split", "label", "artifact"],
+    )
+    pixels = np.zeros((len(table), 16, 16), np.uint8)
+    pixels[table["label"] == 1, 4, 4] = 100  # the disease
+    pixels[table["artifact"] == 1, 0, 0] = 40
+    pixels[table["artifact"] == 1, 8, 8] = 20
+    rows = {split: np.flatnonzero(table["split"] == split) for split in SETS}
+    return SimpleNamespace(table=table, pixels=pixels, rows=rows.get)
+
+
+SETS = {"clean": (0, 0), "neutral": (1, 0), "conflict": (1, 0), "test": (0, 1)}
+
+
+def test_what_the_artifact_moves_worked_by_hand():
+    data, p = twins(), SimpleNamespace(border=0.125)
+    run = SimpleNamespace(score=lambda images: images.astype(float).sum(axis=(1, 2)))
+    found = instruments.moved_by_artifact(run, p, data)
+    # class difference on test: 100 + 60 (artifact with the disease); both patients move by 60, by 40 at the border
+    assert found == pytest.approx({"moved": 60 / 160, "moved at border": 40 / 160})
+
+
+def test_pictures_call_where_their_figure_lies_above_nothing(monkeypatch):
+    rng = np.random.default_rng(0)
+    count, names = 40, ["image", "randomised weights"]
+    heat = {"image": rng.normal(-1, 0.1, count), "randomised weights": rng.normal(-2, 0.1, count)}
+    attention = pd.concat([pd.DataFrame({"arm": arm, "log2_border_density_ratio": heat[arm]}) for arm in names])
+    drops = pd.DataFrame({"image": np.repeat(np.arange(count), 2), "place": ["border", ANYWHERE] * count})
+    drops["drop"] = np.where(drops["place"] == "border", 3.0, 1.0)
+    monkeypatch.setattr(instruments.interventions, "occlusion_effects", lambda *_: drops)
+    table = pd.DataFrame({"label": [0, 1, 1, 1] * 10, "patient": np.arange(count)})
+    data = SimpleNamespace(table=table, rows=lambda split: np.arange(count), pixels=np.zeros((count, 8, 8), np.uint8))
+    run = SimpleNamespace(attention=attention, score=None)
+    found = instruments.rivals(run, SimpleNamespace(seed=0, border=0.125), data, explained=False)
+    assert set(found) == {"Grad-CAM above uniform", "Grad-CAM above untrained", "occlusion"}
+    assert found["Grad-CAM above uniform"].high < 0 < found["Grad-CAM above untrained"].low
+    assert found["occlusion"].value == pytest.approx(2)  # whatever the numbers of the classes
