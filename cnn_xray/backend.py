@@ -131,6 +131,8 @@ def feed_training(
     order: np.ndarray,
     class_weights: Sequence[float] = (1.0, 1.0),
     mixers: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = (),
+    change: Callable[..., Any] | None = None,
+    plan: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments that give ``model.fit`` images and labels in a given order.
 
@@ -144,24 +146,33 @@ def feed_training(
         Weights of label 0 and 1 in the loss. An image's weight follows from its label, mixed or not.
     mixers
         Change a batch {images (B, S, S, 1), labels (B, 1)}.
+    change
+        Makes the inputs of a batch, before the mixers: a function of ``take``, which picks rows of an array (N, …) of
+        the training images, the images (N, S, S, 1), the batch's rows (B,) and its part of the plan.
+    plan
+        Arrays (epochs, steps, batch) by name.
     """
     inputs, targets = images[..., None], labels[:, None].astype(np.float32)
     of_normal, of_pneumonia = class_weights
 
-    def batch(inputs: Any, targets: Any) -> tuple[Any, Any, Any]:
+    def batch(take: Any, told: dict[str, Any], inputs: Any, targets: Any) -> tuple[Any, Any, Any]:
+        rows = told.pop("rows")
+        inputs, targets = change(take, inputs, rows, **told) if change else take(inputs, rows), take(targets, rows)
         for mix in mixers:
             mixed = mix({"images": inputs, "labels": targets})
             inputs, targets = mixed["images"], mixed["labels"]
         return inputs, targets, of_normal + (of_pneumonia - of_normal) * targets[:, 0]
 
-    rows = order.reshape(-1, order.shape[-1])
+    steps = {name: one.reshape(-1, one.shape[-1]) for name, one in {"rows": order, **(plan or {})}.items()}
     if not is_tensorflow():
-        return {"x": (batch(inputs[row], targets[row]) for row in rows), "steps_per_epoch": order.shape[1]}
+        every = ({name: one[i] for name, one in steps.items()} for i in range(len(steps["rows"])))
+        made = (batch(lambda array, rows: array[rows], told, inputs, targets) for told in every)
+        return {"x": made, "steps_per_epoch": order.shape[1]}
     import tensorflow as tf
 
     all_inputs, all_targets = tf.constant(inputs), tf.constant(targets)
-    data = tf.data.Dataset.from_tensor_slices(rows)
-    data = data.map(lambda row: batch(tf.gather(all_inputs, row), tf.gather(all_targets, row)))
+    data = tf.data.Dataset.from_tensor_slices(steps)
+    data = data.map(lambda told: batch(tf.gather, dict(told), all_inputs, all_targets))
     return {"x": _untuned(data), "steps_per_epoch": order.shape[1], "shuffle": False}  # it is in order already
 
 

@@ -355,6 +355,11 @@ class TrainParameters(DataParameters):
     erasing: float = _option(0.0, ge=0, le=1, description="share of images of which a random patch is greyed out")
     mixup: float = _option(0.0, ge=0, le=1, description="alpha of MixUp; 0: none")
     cutmix: float = _option(0.0, ge=0, le=1, description="alpha of CutMix; 0: none")
+    swap: Literal["none", "border", "outside_lungs"] = _option(
+        "none", description="what training images take from another patient's, of either class"
+    )
+    swap_share: float = _option(0.5, gt=0, le=1, description="share of the training images that are swapped")
+    consistency: float = _option(0.0, ge=0, le=100, description="weight of (z − z swapped)² in the loss; 0: none")
     tta: Literal["none", "flip", "shifts"] = Field(
         "shifts", description="logits are the mean over (shifts: both ways, and flipped)"
     )
@@ -363,6 +368,12 @@ class TrainParameters(DataParameters):
         "auto", description="arithmetic of training (auto: half precision where the device is faster by it)"
     )
     rerun: bool = Field(False, description="train again although the run is recorded")
+
+    @model_validator(mode="after")
+    def _swaps_what_it_compares(self) -> Self:
+        if self.consistency and self.swap == "none":
+            raise InputError("consistency compares images with swapped ones: say what is swapped with swap.")
+        return self
 
     @property
     def _recipe(self) -> dict[str, int]:

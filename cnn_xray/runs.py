@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cnn_xray import attention, backend, cam, training
+from cnn_xray import attention, backend, cam, swaps, training
 from cnn_xray.data import TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import PHANTOM, TrainParameters
@@ -212,7 +212,10 @@ def _train(p: TrainParameters, data: Dataset, folder: Path) -> dict[str, Any]:
     trained_by = {**environment(), "precision": policy}
     begun = time.perf_counter()
     model = network.build(p, policy)
-    history = training.fit(model, p, (data.pixels[train], labels[train]), (data.pixels[validation], labels[validation]))
+    lungs = None if data.lungs is None else data.lungs[train]
+    fitted, judged = ((data.pixels[rows], labels[rows]) for rows in (train, validation))
+    told = {"labels": labels[train], "patients": data.table["patient"].to_numpy()[train], "lungs": lungs}
+    history = training.fit(model, p, fitted, judged, partial(swaps.planned, p=p, **told))
     seconds = time.perf_counter() - begun
     model = network.in_float32(model, p)
     model.save(folder / "model.keras")

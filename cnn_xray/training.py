@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,11 @@ TTA_SHIFT = 0.04  # fraction of the side
 
 
 def fit(
-    model: Any, p: TrainParameters, train: tuple[np.ndarray, np.ndarray], validation: tuple[np.ndarray, np.ndarray]
+    model: Any,
+    p: TrainParameters,
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    changes: Callable[[np.ndarray], tuple[dict[str, np.ndarray], Callable[..., Any] | None]] | None = None,
 ) -> pd.DataFrame:
     """Train a model in place, leaving it with the weights of its best or its last epoch, and print a line an epoch.
 
@@ -31,6 +35,9 @@ def fit(
         The recipe.
     train, validation
         Images (N, S, S) uint8 and their labels (N,).
+    changes
+        From the rows of the training images as they come (epochs, steps, batch) to what is done to them
+        (`swaps.planned`, `backend.feed_training`).
 
     Returns
     -------
@@ -45,11 +52,12 @@ def fit(
     keras, p = backend.start(), p.resolved()
     images, labels = train
     order = _order(labels, p)
+    plan, change = changes(order) if changes else ({}, None)
     compile_model(model, p, steps=order.shape[0] * order.shape[1])
     averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] * bool(p.ema)
     stop = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=p.patience, restore_best_weights=True)
     history = model.fit(
-        **backend.feed_training(images, labels, order, _class_weights(labels, p), mixing_layers(p)),
+        **backend.feed_training(images, labels, order, _class_weights(labels, p), mixing_layers(p), change, plan),
         epochs=len(order),
         callbacks=[*averaged, _judge(keras, validation, p), *[stop] * (p.keep_epoch == "best")],
         verbose=0,
@@ -79,8 +87,22 @@ def compile_model(model: Any, p: TrainParameters, steps: int) -> None:
     average = {"use_ema": bool(p.ema), "ema_momentum": p.ema or 0.99}
     optimizer = keras.optimizers.AdamW(rate, p.weight_decay, global_clipnorm=p.clip_norm or None, **average)
     loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=p.label_smoothing)
+    loss = _consistent(keras, p) if p.consistency else loss
     # XLA is slower than TensorFlow's own kernels on a CPU.
     model.compile(optimizer, loss, jit_compile=not backend.is_tensorflow())
+
+
+def _consistent(keras: Any, p: TrainParameters) -> Any:
+    """Cross-entropy + ``consistency`` × (z(x) − z(swapped x))²; the second half of a batch is the first, swapped."""
+    ops, entropy = keras.ops, keras.losses.binary_crossentropy
+
+    def loss(labels: Any, logits: Any) -> Any:
+        plain, swapped = ops.split(logits[:, 0], 2)
+        apart = p.consistency * ops.square(plain - swapped)
+        told = entropy(labels, logits, from_logits=True, label_smoothing=p.label_smoothing)
+        return told + ops.concatenate([apart, apart])
+
+    return loss
 
 
 def mixing_layers(p: TrainParameters) -> list[Any]:
@@ -105,6 +127,9 @@ def _order(labels: np.ndarray, p: TrainParameters) -> np.ndarray:
     assert p.epochs, "resolved parameters have epochs"
     rng = np.random.default_rng(p.chance)
     batch = min(p.batch_size, len(labels))
+    if p.consistency:  # every image comes twice, the second time swapped
+        half = _order(labels, p.model_copy(update={"consistency": 0.0, "batch_size": max(1, batch // 2)}))
+        return np.concatenate([half, half], axis=-1)
     shape = (p.epochs, len(labels) // batch, batch)
     if p.balance == "sampling":
         normal, pneumonia = (rng.choice(np.flatnonzero(labels == value), shape) for value in (0, 1))
