@@ -50,17 +50,12 @@ def planned(
     Raises
     ------
     InputError
-        For swaps outside the lungs without masks in both classes.
+        As `check_lungs`, for swaps outside the lungs.
     """
     if p.swap == "none":
         return {}, None
     keras = backend.start()
-    able: np.ndarray = np.ones(len(labels), bool)
-    if p.swap == "outside_lungs":
-        able = np.zeros(len(labels), bool) if lungs is None else np.any(lungs, axis=(1, 2))
-        if len(np.unique(labels[able])) < 2:
-            have = f"{able.sum()} of {len(able)} training images have a lung mask, not of both classes"
-            raise InputError(f"swap is 'outside_lungs', but {have}. Without masks, swap the border.")
+    able = check_lungs(labels, lungs) if p.swap == "outside_lungs" else np.ones(len(labels), bool)
     rng = np.random.default_rng([p.chance, 1])
     normal, pneumonia = (rng.choice(np.flatnonzero(able & (labels == label)), order.shape) for label in (0, 1))
     donors = np.where(rng.random(order.shape) < 0.5, normal, pneumonia)
@@ -80,6 +75,26 @@ def planned(
         return outside_swapped(own[0], theirs[0], own[1], theirs[1], reach, seam)
 
     return plan, swapped
+
+
+def check_lungs(labels: np.ndarray, lungs: np.ndarray | None) -> np.ndarray:
+    """Which training images have a lung mask, (N,) bool.
+
+    Parameters
+    ----------
+    labels : ndarray (N,)
+    lungs : ndarray (N, S, S) bool, optional
+
+    Raises
+    ------
+    InputError
+        Where there is none in one of the classes.
+    """
+    able = np.zeros(len(labels), bool) if lungs is None else np.any(lungs, axis=(1, 2))
+    if len(np.unique(labels[able])) < 2:
+        have = f"{able.sum()} of {len(able)} training images have a lung mask, not of both classes"
+        raise InputError(f"swap is 'outside_lungs', but {have}. Without masks, swap the border.")
+    return able
 
 
 def _border_swapped(take: Any, images: Any, rows: Any, donors: Any, reach: Any, seam: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The command line: `cnn-xray report`, `cnn-xray run` and `cnn-xray verdict`."""
+"""The command line: `cnn-xray report`, `cnn-xray run`, `cnn-xray verdict` and `cnn-xray sweep`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="cnn-xray", description="Does this chest X-ray network look at the disease, or at the scanner?"
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="report | run | verdict")
+    commands = parser.add_subparsers(required=True, metavar="report | run | verdict | sweep")
     common = argparse.ArgumentParser(add_help=False)
     meaning = "a parameter for every notebook that knows it, as in -p crop 0.1; may be repeated"
     common.add_argument(
@@ -86,6 +86,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     verdict.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
     verdict.set_defaults(command=_verdict)
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="train every arm of a file with every seed",
+        description="Check every combination of a YAML file (notebook, fixed, arms or grid, seeds), train what its "
+        "table does not hold, and measure it on validation images. It goes on where it was interrupted.",
+    )
+    sweep.add_argument("file", type=Path, help="such as benchmarks/reduce.yaml; the table lies beside it")
+    sweep.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine (default: 1)")
+    sweep.add_argument("--scheduler", default="", help="address of a dask.distributed scheduler to run on instead")
+    sweep.set_defaults(command=_sweep)
     return parser
 
 
@@ -156,6 +167,14 @@ def _verdict(options: argparse.Namespace) -> None:
         print(
             "Without lung masks: the border is asked about with the lungs in it, and whether the cue is its own, not."
         )
+
+
+def _sweep(options: argparse.Namespace) -> None:
+    from cnn_xray.sweep import sweep
+
+    if options.jobs < 1:
+        raise InputError(f"--jobs is {options.jobs}, but it must be at least 1.")
+    print(sweep(options.file, options.jobs, options.scheduler))
 
 
 def _executed(options: argparse.Namespace) -> Path:
