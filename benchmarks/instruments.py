@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
+from scipy.stats import binomtest
 
 from cnn_xray import attention, cam, geometry, interventions, runs, verdict
 from cnn_xray.data import CLASSES, Dataset, load_dataset
@@ -91,6 +93,13 @@ CELLS = (
     Cell("compression", "global", 0.95),
     Cell("marker", BOTH, 0.95),
 )
+READERS = {  # what else says of the border, by the name of its figure in benchmarks/instruments.csv
+    "Grad-CAM above uniform": "Grad-CAM hotter than evenly spread heat",
+    "Grad-CAM above untrained": "Grad-CAM hotter than of untrained networks",
+    "occlusion": "occlusion costs more than of random regions",
+    "SHAP": "SHAP denser than evenly spread",
+}
+RELIED = 0.1  # share of the class difference that an artifact moves on twins, from where on a network relies on it
 REAL = (Cell("marker", "border", 0.0), Cell("marker", "border", 0.95), Cell("marker", "inside", 0.95))
 NOTHING = tuple(  # phantoms whose artifact tells nothing, with seeds of their own
     (Cell(kind, "border", 0.0), seed)
@@ -292,6 +301,57 @@ def write_cases(data: str, jobs: int = JOBS) -> None:
         done = pd.concat([done, pd.DataFrame([row])], ignore_index=True)
         _write(TABLE, done)
         print(f"{len(done)}: {row['truth']}, seed {row['seed']}: {row['verdict']}", flush=True)
+
+
+def how_often_right(trials: pd.DataFrame) -> pd.DataFrame:
+    """How often a border shortcut is called where the truth was planted, by the verdict and by pictures.
+
+    A picture calls one where the interval of its figure lies above 0. Index: the truth, and whether a shortcut of the
+    border is to be called; columns: ``networks``, ``the verdict``, and `READERS`, each ``called of asked [interval]``
+    with the interval of Clopper and Pearson.
+
+    Parameters
+    ----------
+    trials
+        Rows of benchmarks/instruments.csv.
+    """
+    relied = trials["moved at border"] >= RELIED
+    strength = pd.cut(trials["rho"], [0, 0.4, 0.6, 0.75, 1], labels=["0.3", "0.5", "0.7", "at least 0.8"]).astype(str)
+    at_border = "border artifact, ρ " + strength
+    truths = {
+        "none": ("artifact that has nothing to do with the label", "no"),
+        "inside": ("artifact inside the lungs", "no"),
+        "global": ("change of the whole image", "no"),
+        BOTH: ("artifact at the border, another inside", "yes"),
+    }
+    said = pd.DataFrame([truths.get(place, ("", "yes")) for place in trials["place"]], trials.index)
+    truth = said[0].where(trials["place"] != "border", at_border.where(relied, "border artifact that is not relied on"))
+    right = said[1].where((trials["place"] != "border") | relied, "no")
+    calls = {"the verdict": trials["border shortcut"].astype(float)}
+    for reader, words in READERS.items():
+        low = trials[f"{reader}: low"]
+        calls[words] = (low > 0).astype(float).where(low.notna())
+    groups = pd.DataFrame(calls).groupby([truth.rename("truth"), right.rename("to be called")], sort=False)
+    table = groups.agg(_rate)
+    table.insert(0, "networks", groups.size())
+    return table.sort_index(key=lambda level: level.map(_order(truths)))
+
+
+def _order(truths: dict[str, tuple[str, str]]) -> Callable[[str], int]:
+    """Place of a truth in the table: nothing first, then the border from the weakest on, then elsewhere."""
+    of_border = [f"border artifact, ρ {rho}" for rho in ("0.3", "0.5", "0.7", "at least 0.8")]
+    words = [truths["none"][0], "border artifact that is not relied on", *of_border]
+    words += [truths[place][0] for place in (BOTH, "inside", "global")]
+    return lambda word: words.index(word) if word in words else len(words)
+
+
+def _rate(called: pd.Series) -> str:
+    """``3 of 10 [0.07, 0.65]`` of calls 0 or 1, those not asked (NaN) left out."""
+    asked = called.dropna()
+    if not len(asked):
+        return ""
+    found = binomtest(int(asked.sum()), len(asked)).proportion_ci()
+    return f"{int(asked.sum())} of {len(asked)} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _write(path: Path, table: pd.DataFrame) -> None:

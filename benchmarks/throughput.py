@@ -31,11 +31,10 @@ def main() -> None:
     training.compile_model(model, p, steps=1000)
     order = np.arange(len(images)).reshape(1, STEPS, p.batch_size)
     a, b = (keras.ops.convert_to_tensor(rng.normal(size=(MATRIX, MATRIX)).astype(np.float32)) for _ in range(2))
-    mixers = training.mixing_layers(p)
 
     ways: dict[str, tuple[Callable[[], object], float, str]] = {
         "training": (
-            lambda: model.fit(**backend.feed_training(images, labels, order, mixers=mixers), verbose=0),
+            lambda: model.fit(**backend.feed_training(images, labels, order), verbose=0),
             len(images),
             "images/s",
         ),

@@ -130,7 +130,6 @@ def feed_training(
     labels: np.ndarray,
     order: np.ndarray,
     class_weights: Sequence[float] = (1.0, 1.0),
-    mixers: Sequence[Callable[[dict[str, Any]], dict[str, Any]]] = (),
     change: Callable[..., Any] | None = None,
     plan: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Any]:
@@ -143,11 +142,9 @@ def feed_training(
     order : ndarray (epochs, steps, batch) int
         Row numbers.
     class_weights
-        Weights of label 0 and 1 in the loss. An image's weight follows from its label, mixed or not.
-    mixers
-        Change a batch {images (B, S, S, 1), labels (B, 1)}.
+        Weights of label 0 and 1 in the loss.
     change
-        Makes the inputs of a batch, before the mixers: a function of ``take``, which picks rows of an array (N, …) of
+        Makes the inputs of a batch: a function of ``take``, which picks rows of an array (N, …) of
         the training images, the images (N, S, S, 1), the batch's rows (B,) and its part of the plan.
     plan
         Arrays (epochs, steps, batch) by name.
@@ -158,9 +155,6 @@ def feed_training(
     def batch(take: Any, told: dict[str, Any], inputs: Any, targets: Any) -> tuple[Any, Any, Any]:
         rows = told.pop("rows")
         inputs, targets = change(take, inputs, rows, **told) if change else take(inputs, rows), take(targets, rows)
-        for mix in mixers:
-            mixed = mix({"images": inputs, "labels": targets})
-            inputs, targets = mixed["images"], mixed["labels"]
         return inputs, targets, of_normal + (of_pneumonia - of_normal) * targets[:, 0]
 
     steps = {name: one.reshape(-1, one.shape[-1]) for name, one in {"rows": order, **(plan or {})}.items()}

@@ -106,7 +106,7 @@ def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: boo
 
 
 def _augmented(p: TrainParameters, x: Any) -> Any:
-    """Random affine map, then brightness, contrast, gamma, sharpness and erased patches, on 0..1; what stays hidden."""
+    """Random affine map, then brightness, contrast, sharpness and erased patches, on 0..1; what stays hidden."""
     seed, whole = 1000 * p.chance, {"value_range": (0, 1), "dtype": "float32"}
     moves = {name: getattr(p, name) for name in RandomAffine.defaults}
     chosen = [RandomAffine(**moves, seed=seed + 1, name="affine", dtype="float32")]
@@ -114,8 +114,6 @@ def _augmented(p: TrainParameters, x: Any) -> Any:
         chosen.append(layers.RandomBrightness(p.brightness, **whole, seed=seed + 2, name="brightness"))
     if p.contrast:
         chosen.append(layers.RandomContrast(p.contrast, **whole, seed=seed + 3, name="contrast"))
-    if p.gamma:
-        chosen.append(RandomGamma(gamma=p.gamma, seed=seed + 5, name="gamma", dtype="float32"))
     if p.blur or p.sharpen:
         amounts = {"blur": p.blur * p.side, "sharpen": p.sharpen}
         chosen.append(RandomSharpness(**amounts, seed=seed + 4, name="sharpness", dtype="float32"))
@@ -250,22 +248,6 @@ class RandomSharpness(_RandomLayer):
         down = ops.depthwise_conv(padded, weights[:, None, :, None])
         across = ops.depthwise_conv(down, weights[None, :, :, None])
         return ops.transpose(across, (3, 1, 2, 0))
-
-
-@keras.saving.register_keras_serializable(package="cnn_xray")
-class RandomGamma(_RandomLayer):
-    """Raises grey values 0..1 to a random power; images (N, H, W, C) float.
-
-    ``gamma``: largest |natural log| of the exponent. Unlike brightness and contrast it bends the grey scale, which
-    standardisation cannot undo.
-    """
-
-    defaults = {"gamma": 0.0}
-
-    def changed(self, images: Any) -> Any:
-        limit, shape = self.options["gamma"], (ops.shape(images)[0], 1, 1, 1)
-        exponent = ops.exp(keras.random.uniform(shape, -limit, limit, seed=self.generator))
-        return ops.power(ops.clip(images, 0.0, 1.0), exponent)
 
 
 @keras.saving.register_keras_serializable(package="cnn_xray")

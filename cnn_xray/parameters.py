@@ -335,8 +335,6 @@ class TrainParameters(DataParameters):
     learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate, after the warm-up")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
-    clip_norm: float = _option(0.0, ge=0, le=1000, description="largest global norm of the gradient; 0: no clipping")
-    ema: float = _option(0.0, ge=0, lt=1, description="momentum of the weights' moving average; 0: none")
     label_smoothing: float = _option(0.0, ge=0, lt=1, description="fraction of the label given to both classes")
     balance: Literal["weights", "sampling", "none"] = Field("sampling", description="classes made equal by")
     keep_epoch: Literal["best", "last"] = Field("last", description="the one that is kept (best: by validation AUC)")
@@ -349,12 +347,9 @@ class TrainParameters(DataParameters):
     fill: Literal["constant", "reflect"] = Field("constant", description="what lies beyond the edge")
     brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
     contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
-    gamma: float = _option(0.0, ge=0, le=2, description="largest random |log of the grey scale's exponent|")
     blur: float = Field(0.012, ge=0, le=0.1, description="largest random Gaussian blur, sd as fraction of the side")
     sharpen: float = _option(0.0, ge=0, le=5, description="largest random amount of unsharp masking")
     erasing: float = _option(0.0, ge=0, le=1, description="share of images of which a random patch is greyed out")
-    mixup: float = _option(0.0, ge=0, le=1, description="alpha of MixUp; 0: none")
-    cutmix: float = _option(0.0, ge=0, le=1, description="alpha of CutMix; 0: none")
     swap: Literal["none", "border", "outside_lungs"] = _option(
         "none", description="what training images take from another patient's, of either class"
     )

@@ -30,8 +30,8 @@ from joblib import Parallel, delayed, parallel_config
 from cnn_xray import InputError, interventions, swaps
 from cnn_xray.data import FITTING, load_dataset
 from cnn_xray.metrics import classification_metrics
-from cnn_xray.parameters import NOTEBOOKS, ProbeParameters, ShortcutParameters, unknown_name
-from cnn_xray.runs import identity, run_of
+from cnn_xray.parameters import NOTEBOOKS, ProbeParameters, ShortcutParameters, TrainParameters, unknown_name
+from cnn_xray.runs import run_of
 from cnn_xray.storage import atomic_write
 from cnn_xray.training import probability
 
@@ -96,7 +96,7 @@ def read(file: Path) -> list[Planned]:
     for one in planned:
         try:
             NOTEBOOKS[notebook].from_mapping({**one.given, "seed": one.seed})
-            what = json.dumps([one.given.get("data"), identity(one.parameters().resolved())])
+            what = one.parameters().resolved().model_dump_json(include=set(TrainParameters.model_fields))
         except InputError as problem:
             raise InputError(f"{file}, arm {one.arm!r}: {problem}") from problem
         other = same.setdefault(what, one.arm)
@@ -144,17 +144,6 @@ def measured(one: Planned) -> dict[str, Any]:
         packed = zlib.compress(logits.astype(np.float16).tobytes())
         row |= {f"{split}_logits": base64.b64encode(packed).decode()}
     return row
-
-
-def unpacked(logits: str) -> np.ndarray:
-    """Logits (N,) float16 from a sweep's table.
-
-    Parameters
-    ----------
-    logits
-        A cell of the column ``val_logits`` or ``test_logits``.
-    """
-    return np.frombuffer(zlib.decompress(base64.b64decode(logits)), np.float16)
 
 
 def sweep(file: Path, jobs: int = 1, scheduler: str = "") -> Path:

@@ -1,4 +1,4 @@
-"""Fit a network by its recipe (optimizer, schedule, balance, mixing), score it each epoch, and predict."""
+"""Fit a network by its recipe (optimizer, schedule, balance), score it each epoch, and predict."""
 
 from __future__ import annotations
 
@@ -54,12 +54,11 @@ def fit(
     order = _order(labels, p)
     plan, change = changes(order) if changes else ({}, None)
     compile_model(model, p, steps=order.shape[0] * order.shape[1])
-    averaged = [keras.callbacks.SwapEMAWeights(swap_on_epoch=True)] * bool(p.ema)
     stop = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=p.patience, restore_best_weights=True)
     history = model.fit(
-        **backend.feed_training(images, labels, order, _class_weights(labels, p), mixing_layers(p), change, plan),
+        **backend.feed_training(images, labels, order, _class_weights(labels, p), change, plan),
         epochs=len(order),
-        callbacks=[*averaged, _judge(keras, validation, p), *[stop] * (p.keep_epoch == "best")],
+        callbacks=[_judge(keras, validation, p), *[stop] * (p.keep_epoch == "best")],
         verbose=0,
     )
     table = pd.DataFrame(history.history)
@@ -84,8 +83,7 @@ def compile_model(model: Any, p: TrainParameters, steps: int) -> None:
     warm_up, least = int(WARM_UP * steps), 0.0 if p.schedule == "cosine" else 1.0
     climb = {"warmup_target": p.learning_rate, "warmup_steps": warm_up}
     rate = keras.optimizers.schedules.CosineDecay(0.0, steps - warm_up, alpha=least, **climb)
-    average = {"use_ema": bool(p.ema), "ema_momentum": p.ema or 0.99}
-    optimizer = keras.optimizers.AdamW(rate, p.weight_decay, global_clipnorm=p.clip_norm or None, **average)
+    optimizer = keras.optimizers.AdamW(rate, p.weight_decay)
     loss = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=p.label_smoothing)
     loss = _consistent(keras, p) if p.consistency else loss
     # XLA is slower than TensorFlow's own kernels on a CPU.
@@ -103,19 +101,6 @@ def _consistent(keras: Any, p: TrainParameters) -> Any:
         return told + ops.concatenate([apart, apart])
 
     return loss
-
-
-def mixing_layers(p: TrainParameters) -> list[Any]:
-    """Keras' layers that blend the images of a batch and their labels.
-
-    Parameters
-    ----------
-    p
-        The recipe.
-    """
-    layers, seed = backend.start().layers, 1000 * p.chance
-    chosen = [layers.MixUp(p.mixup, seed=seed + 7, dtype="float32")] * bool(p.mixup)
-    return chosen + [layers.CutMix((p.cutmix, p.cutmix), seed=seed + 8, dtype="float32")] * bool(p.cutmix)
 
 
 def _order(labels: np.ndarray, p: TrainParameters) -> np.ndarray:

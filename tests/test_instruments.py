@@ -91,3 +91,32 @@ def test_pictures_call_where_their_figure_lies_above_nothing(monkeypatch):
     assert set(found) == {"Grad-CAM above uniform", "Grad-CAM above untrained", "occlusion"}
     assert found["Grad-CAM above uniform"].high < 0 < found["Grad-CAM above untrained"].low
     assert found["occlusion"].value == pytest.approx(2)  # whatever the numbers of the classes
+
+
+def trial(place, rho, moved, called, heat=1.0, shap=np.nan):
+    pictures = {f"{reader}: low": heat for reader in instruments.READERS}
+    told = {"place": place, "rho": rho, "moved at border": moved, "border shortcut": called}
+    return told | pictures | {"SHAP: low": shap}
+
+
+def test_how_often_the_verdict_is_right_worked_by_hand():
+    trials = [trial("none", 0.0, 0.3, False, -1.0), trial("none", 0.0, 0.0, True, shap=-0.1)]
+    trials += [trial("border", 0.5, 0.2, True), trial("border", 0.5, 0.05, False), trial("border", 0.95, 0.9, True)]
+    trials += [trial("border", 0.8, 0.5, False, -1.0, 0.2), trial("inside", 0.95, 0.0, False)]
+    trials += [trial("border and inside", 0.95, 0.2, True), trial("global", 0.95, 0.2, False)]
+    found = instruments.how_often_right(pd.DataFrame(trials))
+    assert list(found.index) == [
+        ("artifact that has nothing to do with the label", "no"),
+        ("border artifact that is not relied on", "no"),
+        ("border artifact, ρ 0.5", "yes"),
+        ("border artifact, ρ at least 0.8", "yes"),
+        ("artifact at the border, another inside", "yes"),
+        ("artifact inside the lungs", "no"),
+        ("change of the whole image", "no"),
+    ]
+    assert list(found["networks"]) == [2, 1, 1, 2, 1, 1, 1]
+    calls = [one.split(" [")[0] for one in found["the verdict"]]
+    assert calls == ["1 of 2", "0 of 1", "1 of 1", "1 of 2", "1 of 1", "0 of 1", "0 of 1"]
+    assert found["the verdict"].iloc[0] == "1 of 2 [0.01, 0.99]"  # Clopper and Pearson
+    shap = found[instruments.READERS["SHAP"]]
+    assert shap.iloc[0].startswith("0 of 1") and shap.iloc[3].startswith("1 of 1") and shap.iloc[2] == ""

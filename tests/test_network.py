@@ -104,7 +104,7 @@ def test_without_augmentation_training_sees_the_image_as_it_is():
 @pytest.mark.parametrize(
     "change",
     [{"flip": True}, {"rotation": 8.0}, {"shift": 0.05}, {"zoom": 0.15}, {"aspect_jitter": 0.4}, {"brightness": 0.1},
-     {"contrast": 0.4}, {"gamma": 0.3}, {"blur": 0.02}, {"sharpen": 1.0}, {"erasing": 1.0}],
+     {"contrast": 0.4}, {"blur": 0.02}, {"sharpen": 1.0}, {"erasing": 1.0}],
 )  # fmt: skip
 def test_every_option_changes_what_training_sees(change):
     images = np.random.default_rng(0).integers(40, 200, (16, 64, 64, 1)).astype("float32")
@@ -140,7 +140,6 @@ def test_a_saved_network_with_every_option_scores_the_same(tmp_path):
     options = {
         "keep": "without_border",
         "padding": "reflect",
-        "gamma": 0.3,
         "sharpen": 1.0,
         "erasing": 0.5,
         "dropout": 0.0,
@@ -160,7 +159,6 @@ def test_a_saved_network_with_every_option_scores_the_same(tmp_path):
 RANDOM = {  # every layer that acts in training only, with everything it can do
     "RandomAffine": {"rotation": 10.0, "shift": 0.1, "zoom": 0.1, "aspect_jitter": 0.3, "fill": "reflect", "seed": 3},
     "RandomSharpness": {"blur": 2.0, "sharpen": 1.5, "seed": 4},
-    "RandomGamma": {"gamma": 0.5, "seed": 5},
 }
 ALL = {**RANDOM, "ReflectionPadding": {"before": 1, "after": 2}}
 
@@ -310,22 +308,6 @@ def test_one_half_is_blurred_and_the_other_sharpened():
     assert (both / detail).min() < 0.3 and (both / detail).max() > 2.5
     blurred = np.asarray(made("RandomSharpness", blur=2.0)(noise, training=True)).std(axis=(1, 2, 3))
     assert (blurred < detail + 1e-5).all() and (blurred < 0.99 * detail).mean() == pytest.approx(0.4, abs=0.1)
-
-
-# ---- gamma
-
-
-def test_gamma_is_one_exponent_a_image_of_the_range_asked_for():
-    grey = np.linspace(0, 1, 11, dtype="float32")[None, None, :, None]
-    for gamma in (0.5, 2.0):
-        bent = np.asarray(made("RandomGamma", gamma=gamma)(np.repeat(grey, 300, axis=0), training=True))[:, 0, :, 0]
-        assert (bent[:, 0] == 0).all() and (bent[:, -1] == 1).all()
-        assert (np.diff(bent) > 0).all()
-        exponents = np.log(bent[:, 1:-1]) / np.log(grey[0, 0, 1:-1, 0])
-        np.testing.assert_allclose(exponents, exponents[:, :1] + np.zeros(9), rtol=1e-3)
-        logs = np.log(exponents[:, 0])
-        assert [logs.min(), np.median(logs), logs.max()] == pytest.approx([-gamma, 0, gamma], abs=0.15 * gamma)
-        assert np.abs(logs).max() < gamma + 1e-3
 
 
 # ---- padding

@@ -83,14 +83,14 @@ def test_a_new_way_of_measuring_trains_nothing_again(p, monkeypatch, capsys):
 
 def test_an_option_that_is_off_is_no_part_of_a_runs_name(p):
     """So a run is still found when options are added later."""
-    field = TrainParameters.model_fields["mixup"]
+    field = TrainParameters.model_fields["erasing"]
     assert field.json_schema_extra == {"off": 0.0}
     data, resolved = load_dataset(p), p.resolved()
     off = run_id(resolved, data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "identity", lambda p: {k: v for k, v in identity(p).items() if k != "mixup"})
+        patch.setattr(runs, "identity", lambda p: {k: v for k, v in identity(p).items() if k != "erasing"})
         assert run_id(resolved, data) == off
-    assert run_id(resolved.model_copy(update={"mixup": 0.2}), data) != off
+    assert run_id(resolved.model_copy(update={"erasing": 0.2}), data) != off
 
 
 def test_a_repeat_is_another_training_and_permutation_of_the_same_images(p):

@@ -1,4 +1,4 @@
-"""Training: the order of the images, their weights and mixtures, the learning rate, and which weights are kept."""
+"""Training: the order of the images, their weights, the learning rate, and which weights are kept."""
 
 from __future__ import annotations
 
@@ -75,9 +75,9 @@ def test_training_learns_keeps_its_best_epoch_and_prints_a_line_an_epoch(capsys)
     assert log_loss(validation[1], training.probability(logits)) == pytest.approx(kept, abs=1e-4)
 
 
-def test_training_is_repeatable_even_where_images_are_mixed():
+def test_training_is_repeatable_even_where_images_are_erased():
     train, validation = bright_or_dark(32, 0), bright_or_dark(16, 1)
-    p = SMALL.model_copy(update={"epochs": 1, "mixup": 0.5, "cutmix": 0.5, "erasing": 0.5, "balance": "sampling"})
+    p = SMALL.model_copy(update={"epochs": 1, "erasing": 0.5, "balance": "sampling"})
     losses = [training.fit(network.build(p), p, train, validation)["loss"].iloc[0] for _ in range(2)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
@@ -137,9 +137,9 @@ def test_a_batch_larger_than_the_data_is_all_of_them():
     assert rows.shape == (4, 1, 5) and (np.sort(rows[:, 0]) == np.arange(5)).all()
 
 
-def batches(images, labels, rows, class_weights=(1.0, 1.0), mixers=()):
+def batches(images, labels, rows, class_weights=(1.0, 1.0)):
     """What `backend.feed_training` gives, batch by batch, as arrays."""
-    fed = backend.feed_training(images, labels, rows, class_weights, mixers)
+    fed = backend.feed_training(images, labels, rows, class_weights)
     assert fed["steps_per_epoch"] == rows.shape[1]
     return [tuple(np.asarray(part) for part in batch) for batch in fed["x"]]
 
@@ -173,68 +173,7 @@ def test_class_weights_reach_the_loss():
         assert history["loss"].iloc[0] == pytest.approx(expected, abs=1e-5)
 
 
-# ---- mixed images
-
-
-@pytest.fixture(params=["float32", "mixed_float16"])
-def precision(request):
-    """That of a CPU, and that of a GPU."""
-    keras = backend.start()
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(request.param)
-    yield request.param
-    keras.config.set_dtype_policy(before)
-
-
-def mixed(**changes):
-    """Images (N, S, S), labels and weights (N,) of six mixed batches of black and white images."""
-    images, labels = black_or_white([0] * 20 + [1] * 12, side=32)
-    p = TrainParameters(epochs=3, batch_size=16, **changes)
-    mixers = training.mixing_layers(p)
-    x, y, w = zip(*batches(images, labels, training._order(labels, p), (0.5, 2.0), mixers), strict=True)
-    assert len({tuple(np.ravel(batch).tolist()) for batch in y}) == 6  # every batch is mixed anew
-    return np.concatenate(x)[..., 0] / 255, np.concatenate(y)[:, 0], np.concatenate(w)
-
-
-def test_mixup_blends_images_labels_and_weights_alike(precision):
-    images, labels, weight = mixed(mixup=1.0)
-    assert labels.min() >= 0 and labels.max() <= 1 and 0.3 < np.mean((labels > 0.02) & (labels < 0.98)) < 0.7
-    np.testing.assert_allclose(images, np.broadcast_to(labels[:, None, None], images.shape), atol=1e-3)
-    np.testing.assert_allclose(weight, 0.5 + 1.5 * labels, atol=1e-3)
-
-
-def test_cutmix_pastes_a_patch_and_labels_a_image_by_its_share(precision):
-    images, labels, weight = mixed(cutmix=1.0)
-    assert set(np.unique(images)) == {0, 1}
-    mixture = (labels > 0.02) & (labels < 0.98)
-    assert 0.3 < mixture.mean() < 0.7
-    np.testing.assert_allclose(images.mean(axis=(1, 2)), labels, atol=1.5 / 32)  # patches end between pixels
-    for image in images[mixture]:
-        patches = (area[np.ix_(area.any(axis=1), area.any(axis=0))] for area in (image == 1, image == 0))
-        assert any(patch.all() for patch in patches)  # either colour is a rectangle
-    np.testing.assert_allclose(weight, 0.5 + 1.5 * labels, atol=1e-3)
-
-
-def test_a_small_alpha_mixes_less():
-    def mixture(**changes):
-        labels = mixed(**changes)[1]
-        return np.minimum(labels, 1 - labels).mean()
-
-    assert mixture(mixup=0.1) < mixture(mixup=1.0) and mixture(cutmix=0.1) < mixture(cutmix=1.0)
-
-
-def test_without_an_alpha_nothing_is_mixed():
-    assert training.mixing_layers(TrainParameters()) == []
-
-
-def test_a_mixture_reaches_the_loss():
-    sure = 40.0  # of black and white images the logits are −20 and 20, and nothing is lost
-    for changes, low, high in (({}, 0, 1e-6), ({"mixup": 1.0}, 0.5, 5), ({"cutmix": 1.0}, 0.5, 5)):
-        _, history = fitted(sure, learning_rate=1e-9, **changes)
-        assert low <= history["loss"].iloc[0] < high
-
-
-# ---- learning rate and gradient
+# ---- learning rate and labels
 
 
 def rates(steps, **changes):
@@ -261,14 +200,6 @@ def test_a_few_steps_have_no_warm_up():
     for schedule in ("cosine", "constant"):
         assert rates(5, schedule=schedule)[0] == pytest.approx(0.01)
         assert rates(1, schedule=schedule).tolist() == pytest.approx([0.01])
-
-
-def test_the_gradient_is_clipped_where_that_is_asked_for():
-    # Adam divides by the size of the gradient, so only one clipped below its epsilon (1e-7) no longer moves anything.
-    free, clipped = fitted()[0], fitted(clip_norm=1e-10)[0]
-    assert weights(free)[0] == pytest.approx(4 * LINEAR.learning_rate, rel=0.05)
-    assert abs(weights(clipped)[0]) < 1e-3 * LINEAR.learning_rate
-    assert free.optimizer.global_clipnorm is None and clipped.optimizer.global_clipnorm == 1e-10
 
 
 def test_label_smoothing_by_hand():
@@ -303,41 +234,6 @@ def test_the_last_epoch_is_kept_whatever_the_validation_says():
     assert weights(model)[0] == pytest.approx(-0.1 + 22.5 * 0.02, rel=0.05)  # the first two steps make half a one
     logits = training.predict(model, INVERTED[0])
     assert log_loss(INVERTED[1], training.probability(logits)) == pytest.approx(history["val_loss"].iloc[-1], abs=1e-5)
-
-
-def test_the_averaged_weights_are_the_average_of_the_steps_by_hand(monkeypatch):
-    rows = training._order(np.array([0, 1] * 16), LINEAR)  # one epoch of four steps
-    after = []
-    for steps in range(1, 5):
-        monkeypatch.setattr(training, "_order", lambda *_, steps=steps: rows[:, :steps])
-        after.append(weights(fitted()[0]))
-    average = after[0]
-    for now in after[1:]:
-        average = 0.75 * average + 0.25 * now
-    assert after[0][0] == pytest.approx(0.01, rel=0.05) and after[3][0] - average[0] > 0.01
-    for shape in ((1, 4), (2, 2)):  # the average goes on over epochs, between which it is in the model
-        monkeypatch.setattr(training, "_order", lambda *_, shape=shape: rows.reshape(*shape, 8))
-        model, _ = fitted(ema=0.75, epochs=shape[0], keep_epoch="last")
-        np.testing.assert_allclose(weights(model), average, atol=1e-6)
-
-
-@pytest.mark.parametrize("patience", [2, 9])
-def test_the_averaged_weights_are_those_judged_and_kept(patience):
-    options = {"validation": INVERTED, "epochs": 6, "learning_rate": 0.02, "patience": patience}
-    model, history = fitted(-0.1, **options, ema=0.9)
-    kept = history.loc[history["best"]].iloc[0]
-    assert kept["epoch"] == 1 and len(history) == (3 if patience == 2 else 6)
-    logits = training.predict(model, INVERTED[0])
-    assert log_loss(INVERTED[1], training.probability(logits)) == pytest.approx(kept["val_loss"], abs=1e-6)
-    free, _ = fitted(-0.1, **options)
-    start = np.array([-0.1, 0])
-    assert np.abs(weights(model) - start)[0] < 0.6 * np.abs(weights(free) - start)[0]
-
-
-def test_a_long_average_stays_near_the_first_step():
-    last = {"epochs": 4, "keep_epoch": "last"}
-    averaged, free = (weights(fitted(**last, ema=ema)[0])[0] for ema in (0.999, 0.0))
-    assert free == pytest.approx(15 * 0.01, rel=0.05) and 0 < averaged < 0.012
 
 
 # ---- views of a image, each judged

@@ -398,32 +398,3 @@ def test_who_loses_by_swapped_borders_uses_them_though_r_does_not_say_so(pattern
     found = judged(pattern, planted=False)
     assert found.name == "latent risk" and "the border is used, though R is not shown" in found.meaning
     assert "uses" not in judged(pattern[:4] + "n", planted=False).meaning
-
-
-def trial(place, rho, moved, called, heat=1.0, shap=math.nan):
-    pictures = {f"{reader}: low": heat for reader in verdict.READERS}
-    told = {"place": place, "rho": rho, "moved at border": moved, "border shortcut": called}
-    return told | pictures | {"SHAP: low": shap}
-
-
-def test_how_often_the_verdict_is_right_worked_by_hand():
-    trials = [trial("none", 0.0, 0.3, False, -1.0), trial("none", 0.0, 0.0, True, shap=-0.1)]
-    trials += [trial("border", 0.5, 0.2, True), trial("border", 0.5, 0.05, False), trial("border", 0.95, 0.9, True)]
-    trials += [trial("border", 0.8, 0.5, False, -1.0, 0.2), trial("inside", 0.95, 0.0, False)]
-    trials += [trial("border and inside", 0.95, 0.2, True), trial("global", 0.95, 0.2, False)]
-    found = verdict.how_often_right(pd.DataFrame(trials))
-    assert list(found.index) == [
-        ("artifact that has nothing to do with the label", "no"),
-        ("border artifact that is not relied on", "no"),
-        ("border artifact, ρ 0.5", "yes"),
-        ("border artifact, ρ at least 0.8", "yes"),
-        ("artifact at the border, another inside", "yes"),
-        ("artifact inside the lungs", "no"),
-        ("change of the whole image", "no"),
-    ]
-    assert list(found["networks"]) == [2, 1, 1, 2, 1, 1, 1]
-    calls = [one.split(" [")[0] for one in found["the verdict"]]
-    assert calls == ["1 of 2", "0 of 1", "1 of 1", "1 of 2", "1 of 1", "0 of 1", "0 of 1"]
-    assert found["the verdict"].iloc[0] == "1 of 2 [0.01, 0.99]"  # Clopper and Pearson
-    shap = found[verdict.READERS["SHAP"]]
-    assert shap.iloc[0].startswith("0 of 1") and shap.iloc[3].startswith("1 of 1") and shap.iloc[2] == ""

@@ -51,8 +51,6 @@ BASE: dict[str, Any] = {  # said in full, so that a change of the defaults does 
     "learning_rate": 2e-3,
     "schedule": "cosine",
     "weight_decay": 1e-3,
-    "clip_norm": 0.0,
-    "ema": 0.0,
     "label_smoothing": 0.0,
     "balance": "weights",
     "aspect": "squash",
@@ -64,17 +62,16 @@ BASE: dict[str, Any] = {  # said in full, so that a change of the defaults does 
     "aspect_jitter": 0.4,
     "brightness": 0.1,
     "contrast": 0.4,
-    "gamma": 0.0,
     "blur": 0.012,
     "sharpen": 0.0,
     "erasing": 0.0,
-    "mixup": 0.0,
-    "cutmix": 0.0,
     "tta": "none",
 }
 FULL = {"image_size": 128, "width": 32, "epochs": 16}
 KEPT_WHEN_CHANGED = {"aspect_jitter": 0.6, "balance": "sampling"}
 KEPT = {"aspect_jitter": 0.2, "zoom": 0.05, "label_smoothing": 0.1, "balance": "sampling", "learning_rate": 4e-3}
+# The table has five more, of options that did not earn their place and left: gamma, MixUp, CutMix, a moving average of
+# the weights, clipping of the gradient.
 ARMS: dict[str, dict[str, Any]] = {
     "base": {},
     "no aspect-ratio jitter": {"aspect_jitter": 0.0},
@@ -83,10 +80,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "24 epochs": {"epochs": 24},
     "128 px": {"image_size": 128},
     "32 channels": {"width": 32},
-    "gamma 0.5": {"gamma": 0.5},
     "sharpening 1": {"sharpen": 1.0},
     "blur 0.03": {"blur": 0.03},
-    "MixUp 0.2": {"mixup": 0.2},
     "random erasing 0.5": {"erasing": 0.5},
     "zoom 0.3": {"zoom": 0.3},
     "no zoom": {"zoom": 0.0},
@@ -94,15 +89,12 @@ ARMS: dict[str, dict[str, Any]] = {
     "contrast 0.7": {"contrast": 0.7},
     "no brightness and contrast": {"brightness": 0.0, "contrast": 0.0},
     "label smoothing 0.1": {"label_smoothing": 0.1},
-    "moving average 0.99": {"ema": 0.99},
-    "CutMix 1": {"cutmix": 1.0},
     "mirrored padding": {"padding": "reflect"},
     "weight decay 0.01": {"weight_decay": 0.01},
     "dropout 0.5": {"dropout": 0.5},
     "one more convolution": {"depth": 4},
     "balanced sampling": {"balance": "sampling"},
     "no balance": {"balance": "none"},
-    "clipping at 1": {"clip_norm": 1.0},
     "constant rate": {"schedule": "constant"},
     "peak rate 0.001": {"learning_rate": 1e-3},
     "rotation 15": {"rotation": 15.0},
@@ -253,7 +245,7 @@ def means_of_arms(networks: pd.DataFrame) -> pd.DataFrame:
     of_arm = networks.groupby("arm")
     means = of_arm.mean(numeric_only=True).drop(columns="seed")
     spread = of_arm[["stressed_auc", "changed_auc"]].std().add_prefix("sd_")
-    changes = [BASE | ARMS[arm] for arm in means.index]
+    changes = [BASE | ARMS.get(arm, {}) for arm in means.index]
     less = [one["aspect_jitter"] < BASE["aspect_jitter"] or one["aspect"] != BASE["aspect"] for one in changes]
     return means.join(spread).assign(opened_after=of_arm["opened_after"].first(), less_jitter=less)
 

@@ -1,0 +1,161 @@
+"""A sweep refuses before it starts, goes on after failures and interruptions, and never runs a finished run again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from cnn_xray import InputError
+from cnn_xray import sweep as module
+from cnn_xray.sweep import read, sweep
+
+TINY = {
+    "phantom_images": 80,
+    "image_size": 32,
+    "width": 4,
+    "epochs": 1,
+}
+ARMS = {"plain": {}, "swapped": {"swap": "border"}}
+
+
+def written(place: Path, **told) -> Path:
+    file = place / "study.yaml"
+    file.write_text(yaml.safe_dump({"fixed": TINY, "arms": ARMS, "seeds": 2} | told))
+    return file
+
+
+def test_every_seed_of_every_arm_is_planned_seed_by_seed(tmp_path):
+    planned = read(written(tmp_path))
+    assert [(one.arm, one.seed) for one in planned] == [("plain", 0), ("swapped", 0), ("plain", 1), ("swapped", 1)]
+    assert planned[1].given == TINY | {"swap": "border"} and not planned[0].open_test
+    assert [one.seed for one in read(written(tmp_path, seeds=[7, 3]))] == [7, 7, 3, 3]
+
+
+def test_a_grid_is_all_its_combinations(tmp_path):
+    file = tmp_path / "grid.yaml"
+    told = {"fixed": TINY | {"swap": "border"}, "grid": {"swap_share": [0.25, 0.5], "crop": [0.0, 0.1]}}
+    file.write_text(yaml.safe_dump(told, sort_keys=False))
+    assert [one.arm for one in read(file)] == [
+        "swap_share 0.25, crop 0.0",
+        "swap_share 0.25, crop 0.1",
+        "swap_share 0.5, crop 0.0",
+        "swap_share 0.5, crop 0.1",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("told", "sentence"),
+    [
+        ({"armz": {}}, "There is no key 'armz'; the nearest one is 'arms'"),
+        ({"notebook": "07_magic"}, "there is no notebook '07_magic'; choose one of 01_data_audit"),
+        ({"arms": {}}, "there is nothing to run, for arms or grid is empty"),
+        ({"seeds": []}, "there is nothing to run, for seeds is empty"),
+        ({"grid": {"crop": [0.1]}}, "needs either arms or a grid"),
+        ({"arms": {"one": {"swop": "border"}}}, "arm 'one': There is no parameter 'swop'; the nearest one is 'swap'"),
+        ({"arms": {"one": {"crop": 0.7}}}, "arm 'one': crop is 0.7, but it must be a number"),
+        ({"arms": {"one": {}, "two": {"crop": 0.0}}}, "the arms 'one' and 'two' are one and the same run"),
+        ({"arms": {"one": {"consistency": 1.0}}}, "say what is swapped"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence_before_anything_starts(tmp_path, told, sentence):
+    with pytest.raises(InputError, match=sentence):
+        read(written(tmp_path, **told))
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", ""])
+def test_a_file_that_is_no_sweep_is_refused(tmp_path, text):
+    file = tmp_path / "study.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError, match="sweep"):
+        read(file)
+    with pytest.raises(InputError, match="cannot be read as a sweep"):
+        read(tmp_path / "none.yaml")
+
+
+def faked(monkeypatch, failing=()):
+    """Runs that only note that they ran; those of ``failing`` fail."""
+    ran = []
+
+    def run(one, threads):
+        ran.append((one.arm, one.seed))
+        arm, seed, given = module._key(one)
+        row = {"arm": arm, "seed": seed, "given": given, "seconds": 1.0}
+        failed = (one.arm, one.seed) in failing
+        return row | (
+            {"status": "failed", "error": "the disk is full"} if failed else {"status": "done", "val_auc": 0.9}
+        )
+
+    monkeypatch.setattr(module, "_in_its_own_process", run)
+    return ran
+
+
+def test_a_failure_is_recorded_stops_nothing_and_is_tried_again(tmp_path, monkeypatch, capsys):
+    file = written(tmp_path)
+    faked(monkeypatch, failing={("swapped", 0)})
+    with pytest.raises(InputError, match="1 of 4 runs failed"):
+        sweep(file)
+    assert "swapped, seed 0: failed: the disk is full" in capsys.readouterr().out
+    table = pd.read_csv(file.with_suffix(".csv"))
+    assert table["status"].value_counts().to_dict() == {"done": 3, "failed": 1}
+    ran = faked(monkeypatch)
+    sweep(file)
+    assert ran == [("swapped", 0)]
+    assert (pd.read_csv(file.with_suffix(".csv"))["status"] == "done").all()
+    assert "4 runs: 3 done, 1 waiting" in capsys.readouterr().out
+
+
+def test_what_was_changed_is_run_again_and_nothing_else(tmp_path, monkeypatch):
+    faked(monkeypatch)
+    sweep(written(tmp_path))
+    ran = faked(monkeypatch)
+    table = sweep(written(tmp_path, arms={"plain": {}, "swapped": {"swap": "border", "swap_share": 0.9}}, seeds=1))
+    assert ran == [("swapped", 0)] and len(pd.read_csv(table)) == 4
+    ran = faked(monkeypatch)
+    sweep(written(tmp_path, arms={"plain": {}}, seeds=1, open_test=True))
+    assert ran == [("plain", 0)]
+
+
+def test_swaps_outside_the_lungs_without_masks_are_refused_before_anything_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("CNN_XRAY_CACHE", str(tmp_path / "cache"))
+    ran = faked(monkeypatch)
+    monkeypatch.setattr(module, "load_dataset", lambda p, splits: type("D", (), {"table": LABELS, "lungs": None}))
+    with pytest.raises(InputError, match="Without masks, swap the border"):
+        sweep(written(tmp_path, arms={"outside": {"swap": "outside_lungs"}}))
+    assert not ran
+
+
+LABELS = pd.DataFrame({"label": [0, 1]})
+
+
+def test_a_scheduler_that_is_not_there_is_told_in_a_sentence(tmp_path, monkeypatch):
+    faked(monkeypatch)
+    with pytest.raises(InputError, match=r"--scheduler needs dask|There is no Dask scheduler at"):
+        sweep(written(tmp_path), scheduler="tcp://127.0.0.1:1")
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp_path):
+    file = written(tmp_path, fixed=TINY | {"runs": str(tmp_path / "runs")}, seeds=1)
+    environment = {**os.environ, "CNN_XRAY_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "cnn_xray.report.cli", "sweep", str(file)]
+    begun = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    table = file.with_suffix(".csv")
+    while not table.exists() and begun.poll() is None:
+        time.sleep(0.2)
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.wait()
+    assert pd.read_csv(table)["arm"].tolist() == ["plain"]
+    told = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0 and "2 runs: 1 done, 1 waiting" in told.stdout, told.stderr
+    rows = pd.read_csv(table).set_index("arm")
+    assert (rows["status"] == "done").all() and rows["val_auc"].between(0, 1).all()
+    assert not [name for name in rows if name.startswith("test_")]
+    record = json.loads((tmp_path / "runs" / rows.loc["plain", "run"] / "run.json").read_text())
+    assert set(record["images"]) == {"train", "val"}
