@@ -67,7 +67,9 @@ def planned(
     seam = rng.uniform(*SEAMS, order.shape)
     plan = {"donors": donors, "reach": reach.astype(np.float32), "seam": seam.astype(np.float32)}
     if p.swap == "border" or lungs is None:
-        return plan, _border_swapped
+        return plan, lambda take, images, rows, donors, **how: border_swapped(
+            take(images, rows), take(images, donors), **how
+        )
     far = keras.ops.convert_to_tensor(np.stack([_steps_from(lung) for lung in lungs]))
 
     def swapped(take: Any, images: Any, rows: Any, donors: Any, reach: Any, seam: Any) -> Any:
@@ -95,10 +97,6 @@ def check_lungs(labels: np.ndarray, lungs: np.ndarray | None) -> np.ndarray:
         have = f"{able.sum()} of {len(able)} training images have a lung mask, not of both classes"
         raise InputError(f"swap is 'outside_lungs', but {have}. Without masks, swap the border.")
     return able
-
-
-def _border_swapped(take: Any, images: Any, rows: Any, donors: Any, reach: Any, seam: Any) -> Any:
-    return border_swapped(take(images, rows), take(images, donors), reach, seam)
 
 
 def border_swapped(images: Any, donors: Any, reach: Any, seam: Any) -> Any:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -28,15 +27,21 @@ import yaml
 from joblib import Parallel, delayed, parallel_config
 
 from cnn_xray import InputError, interventions, swaps
-from cnn_xray.data import FITTING, load_dataset
+from cnn_xray.data import FITTING, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
-from cnn_xray.parameters import NOTEBOOKS, ProbeParameters, ShortcutParameters, TrainParameters, unknown_name
-from cnn_xray.runs import run_of
+from cnn_xray.parameters import (
+    NOTEBOOKS,
+    DataParameters,
+    ProbeParameters,
+    ShortcutParameters,
+    TrainParameters,
+    unknown_name,
+)
+from cnn_xray.runs import run_id, run_of
 from cnn_xray.storage import atomic_write
 from cnn_xray.training import probability
 
 KEYS = ("notebook", "fixed", "arms", "grid", "seeds", "open_test")
-DONE, FAILED = "done", "failed"
 REGIONS = ("border", "border outside the lungs", "outside the lungs", interventions.ANYWHERE)
 
 
@@ -54,7 +59,7 @@ class Planned:
         return ShortcutParameters.from_mapping({**self.given, "seed": self.seed})
 
 
-def read(file: Path) -> list[Planned]:
+def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
     """The runs of a sweep, seed by seed, every one of them checked.
 
     Parameters
@@ -62,6 +67,8 @@ def read(file: Path) -> list[Planned]:
     file
         YAML: ``notebook`` (whose parameters are varied), ``fixed`` (name: value), ``arms`` (arm: {name: value}) or
         ``grid`` (name: [values]), ``seeds`` (a number of seeds, or a list), ``open_test``.
+    given
+        Fixed besides, or instead of what the file says: where the data are.
 
     Raises
     ------
@@ -73,21 +80,19 @@ def read(file: Path) -> list[Planned]:
         told = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as problem:
         raise InputError(f"{file} cannot be read as a sweep: {' '.join(str(problem).split())}") from problem
-    if not isinstance(told, dict):
-        raise InputError(f"{file} is no sweep: it needs the keys notebook, fixed, arms or grid, and seeds.")
+    if not isinstance(told, dict) or ("arms" in told) == ("grid" in told):
+        raise InputError(f"{file} is no sweep: it needs arms or a grid, besides notebook, fixed and seeds.")
     for key in set(told) - set(KEYS):
         raise InputError(f"{file}: {unknown_name(str(key), KEYS).replace('parameter', 'key')}")
     notebook = told.get("notebook", "02_train")
     if notebook not in NOTEBOOKS:
         raise InputError(f"{file}: there is no notebook {notebook!r}; choose one of {', '.join(NOTEBOOKS)}.")
-    if ("arms" in told) == ("grid" in told):
-        raise InputError(f"{file} needs either arms or a grid.")
     arms = told["arms"] if "arms" in told else _grid(told["grid"], file)
     seeds = told.get("seeds", 1)
     seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
     if not arms or not seeds:
         raise InputError(f"{file}: there is nothing to run, for {'seeds' if arms else 'arms or grid'} is empty.")
-    fixed = told.get("fixed") or {}
+    fixed = {**(told.get("fixed") or {}), **(given or {})}
     planned = [
         Planned(arm, seed, {**fixed, **(changes or {})}, bool(told.get("open_test", False)))
         for seed, (arm, changes) in product(seeds, arms.items())
@@ -109,8 +114,8 @@ def _grid(grid: dict[str, list[Any]], file: Path) -> dict[str, dict[str, Any]]:
     """Arms of all combinations, each named by its values."""
     if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
         raise InputError(f"{file}: grid gives each parameter a list of values, as in swap_share: [0.25, 0.5].")
-    every = [dict(zip(grid, values, strict=True)) for values in product(*grid.values())]
-    return {", ".join(f"{name} {value}" for name, value in one.items()): one for one in every if one}
+    every = (dict(zip(grid, values, strict=True)) for values in product(*grid.values()) if grid)
+    return {", ".join(f"{name} {value}" for name, value in one.items()): one for one in every}
 
 
 def measured(one: Planned) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def measured(one: Planned) -> dict[str, Any]:
     p = one.parameters()
     data = load_dataset(p, splits=FITTING)
     run = run_of(p, data)
-    row: dict[str, Any] = {"run": run.id}
+    row: dict[str, Any] = {}
     views = {"val": data} | ({"test": load_dataset(p)} if one.open_test else {})
     for split, view in views.items():
         rows = view.rows(split)
@@ -141,12 +146,11 @@ def measured(one: Planned) -> dict[str, Any]:
             relied = interventions.reliance(swapped, labels, logits, patients, p.seed)
             row |= {f"{split}_R {region}": relied["R"].value}
             row |= {f"{split}_AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
-        packed = zlib.compress(logits.astype(np.float16).tobytes())
-        row |= {f"{split}_logits": base64.b64encode(packed).decode()}
+        row[f"{split}_logits"] = base64.b64encode(zlib.compress(logits.astype(np.float16).tobytes())).decode()
     return row
 
 
-def sweep(file: Path, jobs: int = 1, scheduler: str = "") -> Path:
+def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] | None = None) -> Path:
     """Run what is not in the table beside the file, which has its name and ends in ``.csv``.
 
     A run that fails is a row that says why, is told, and is tried again by the next call; the others go on.
@@ -159,31 +163,33 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "") -> Path:
         Runs at a time on this machine, which share its cores.
     scheduler
         Address of a dask.distributed scheduler, whose workers run instead.
+    given
+        As of `read`.
 
     Returns
     -------
     Path
         The table.
     """
-    planned, table = read(file), file.with_suffix(".csv")
-    for one in {one.arm: one for one in planned}.values():  # before anything starts
-        _check_masks(one)
-    done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=["arm", "seed", "given", "status"])
-    known = done[done["status"] == DONE]
-    finished = set(zip(known["arm"], known["seed"], known["given"], strict=True))
-    todo = [one for one in planned if _key(one) not in finished]
+    planned, table = read(file, given), file.with_suffix(".csv")
+    done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=["arm", "seed", "run", "status"])
+    ids = _ids(planned)
+    finished = done["status"] == "done"
+    if planned[0].open_test:
+        finished &= done.get("test_auc", pd.Series(index=done.index)).notna()
+    todo = [(one, run) for one, run in zip(planned, ids, strict=True) if run not in set(done["run"][finished])]
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
     begun, failed, workers = time.perf_counter(), 0, Parallel(jobs, prefer="threads", return_as="generator_unordered")
     with _on(scheduler), _children():
-        for count, row in enumerate(workers(delayed(_in_its_own_process)(one, threads) for one in todo), 1):
-            same = (done["arm"] == row["arm"]) & (done["seed"] == row["seed"])
+        for count, row in enumerate(workers(delayed(_in_its_own_process)(*one, threads) for one in todo), 1):
+            same = (done["run"] == row["run"]) | ((done["arm"] == row["arm"]) & (done["seed"] == row["seed"]))
             done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)
             with atomic_write(table) as handle:
                 handle.write(done.to_csv(index=False, float_format="%.6g").encode())
-            failed += row["status"] == FAILED
+            failed += row["status"] == "failed"
             left = (time.perf_counter() - begun) / count * (len(todo) - count) / 60
-            told = row["status"] if row["status"] == DONE else f"{row['status']}: {row['error']}"
+            told = row["status"] if row["status"] == "done" else f"{row['status']}: {row['error']}"
             print(
                 f"[{count}/{len(todo)}] {row['arm']}, seed {row['seed']}: {told}; about {left:.0f} min left", flush=True
             )
@@ -192,24 +198,25 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "") -> Path:
     return table
 
 
-def _check_masks(one: Planned) -> None:
-    """Refuse an arm that needs lung masks which its data lack."""
-    p = one.parameters()
-    if p.swap == "outside_lungs":
-        data = load_dataset(p, splits=FITTING)
-        swaps.check_lungs(data.table["label"].to_numpy(), data.lungs)
+def _ids(planned: list[Planned]) -> list[str]:
+    """The id of every run, by the content of its data; refuses an arm that needs lung masks which its data lack."""
+    ids: list[str] = []
+    views: dict[str, Dataset] = {}
+    for one in planned:
+        p = one.parameters().resolved()
+        what = p.model_dump_json(include=set(DataParameters.model_fields))
+        view = views.setdefault(what, views.get(what) or load_dataset(p, splits=FITTING))
+        if p.swap == "outside_lungs":
+            swaps.check_lungs(view.table["label"].to_numpy(), view.lungs)
+        ids.append(run_id(p, view))
+    return ids
 
 
-def _key(one: Planned) -> tuple[str, int, str]:
-    """What makes a finished row this run's."""
-    return one.arm, one.seed, json.dumps([one.given, one.open_test], sort_keys=True)
-
-
-def _in_its_own_process(one: Planned, threads: int) -> dict[str, Any]:
+def _in_its_own_process(one: Planned, run: str, threads: int) -> dict[str, Any]:
     """The row of a run, done or failed; a crash takes down no other."""
     limits = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(threads))
-    arm, seed, given = _key(one)
-    row: dict[str, Any] = {"arm": arm, "seed": seed, "given": given}
+    row = {name: value for name, value in one.given.items() if name not in ("data", "runs")}
+    row |= {"arm": one.arm, "seed": one.seed, "run": run}
     begun = time.perf_counter()
     command = [sys.executable, "-m", "cnn_xray.sweep", json.dumps(vars(one))]
     with subprocess.Popen(
@@ -220,9 +227,9 @@ def _in_its_own_process(one: Planned, threads: int) -> dict[str, Any]:
         _RUNNING.remove(child)
     row |= {"seconds": round(time.perf_counter() - begun, 1)}
     if child.returncode:
-        last = (error.strip().splitlines() or [f"the process ended with {child.returncode}"])[-1]
-        return row | {"status": FAILED, "error": last}
-    return row | {"status": DONE} | json.loads(out.splitlines()[-1])
+        said = error.strip().splitlines() or [f"the process ended with {child.returncode}"]
+        return row | {"status": "failed", "error": said[-1]}
+    return row | {"status": "done"} | json.loads(out.splitlines()[-1])
 
 
 _RUNNING: list[subprocess.Popen[str]] = []
@@ -235,7 +242,7 @@ def _children() -> Iterator[None]:
         yield
     finally:
         for child in list(_RUNNING):
-            child.send_signal(signal.SIGTERM)
+            child.terminate()
 
 
 def _on(scheduler: str) -> Any:
@@ -244,12 +251,11 @@ def _on(scheduler: str) -> Any:
         return nullcontext()
     try:
         from distributed import Client
-    except ImportError as problem:
-        raise InputError("--scheduler needs dask.distributed: pip install distributed.") from problem
-    try:
+
         Client(scheduler, timeout="10s")
-    except (OSError, ValueError) as problem:
-        raise InputError(f"There is no Dask scheduler at {scheduler}: {problem}") from problem
+    except (ImportError, OSError, ValueError) as problem:
+        needed = "--scheduler needs dask.distributed, installed here and running there"
+        raise InputError(f"No Dask scheduler at {scheduler} can be reached: {problem}. {needed}.") from problem
     return parallel_config("dask")
 
 

@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = commands.add_parser(
         "sweep",
+        parents=[common],
         help="train every arm of a file with every seed",
         description="Check every combination of a YAML file (notebook, fixed, arms or grid, seeds), train what its "
         "table does not hold, and measure it on validation images. It goes on where it was interrupted.",
@@ -161,8 +162,8 @@ def _verdict(options: argparse.Namespace) -> None:
     found = verdict.judge(figures, verdict.has_conflict_set(data), verdict.kind_of(p))
     print(f"\n{found.name.capitalize()}. {found.meaning}\n\nOf the network {run.id} alone:")
     for question, line in found.table.iterrows():
-        counts = f"counts from {line['counts from']:.3g}" if line["answer"] != verdict.MISSING else ""
-        print(f"  {question}: {verdict.answer_in_words(line)}  ({line['figure']}; {counts})".replace("; )", ")"))
+        told = f"{line['figure']}; counts from {line['counts from']:.3g}"
+        print(f"  {question}: {verdict.answer_in_words(line)}  ({told})")
     if data.lungs is None:
         print(
             "Without lung masks: the border is asked about with the lungs in it, and whether the cue is its own, not."
@@ -174,7 +175,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
     if options.jobs < 1:
         raise InputError(f"--jobs is {options.jobs}, but it must be at least 1.")
-    print(sweep(options.file, options.jobs, options.scheduler))
+    print(sweep(options.file, options.jobs, options.scheduler, _given(options)))
 
 
 def _executed(options: argparse.Namespace) -> Path:
