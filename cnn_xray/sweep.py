@@ -88,8 +88,7 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
     if notebook not in NOTEBOOKS:
         raise InputError(f"{file}: there is no notebook {notebook!r}; choose one of {', '.join(NOTEBOOKS)}.")
     arms = told["arms"] if "arms" in told else _grid(told["grid"], file)
-    seeds = told.get("seeds", 1)
-    seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
+    seeds = list(range(count)) if isinstance(count := told.get("seeds", 1), int) else count
     if not arms or not seeds:
         raise InputError(f"{file}: there is nothing to run, for {'seeds' if arms else 'arms or grid'} is empty.")
     fixed = {**(told.get("fixed") or {}), **(given or {})}
