@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +28,7 @@ from scipy.stats import binomtest
 
 from cnn_xray import attention, cam, geometry, interventions, runs, verdict
 from cnn_xray.data import CLASSES, Dataset, load_dataset
+from cnn_xray.metrics import auc_with_interval
 from cnn_xray.parameters import PHANTOM, ShortcutParameters
 from cnn_xray.phantom.artifacts import BOTH
 from cnn_xray.runs import Run, run_of
@@ -100,6 +100,14 @@ READERS = {  # what else says of the border, by the name of its figure in benchm
     "SHAP": "SHAP denser than evenly spread",
 }
 RELIED = 0.1  # share of the class difference that an artifact moves on twins, from where on a network relies on it
+AT_RHO = [f"border artifact, ρ {rho}" for rho in ("0.3", "0.5", "0.7", "at least 0.8")]
+NOT_RELIED = "border artifact that is not relied on"
+ELSEWHERE = {  # by the place of the artifact
+    "none": "artifact that has nothing to do with the label",
+    BOTH: "artifact at the border, another inside",
+    "inside": "artifact inside the lungs",
+    "global": "change of the whole image",
+}
 REAL = (Cell("marker", "border", 0.0), Cell("marker", "border", 0.95), Cell("marker", "inside", 0.95))
 NOTHING = tuple(  # phantoms whose artifact tells nothing, with seeds of their own
     (Cell(kind, "border", 0.0), seed)
@@ -303,46 +311,65 @@ def write_cases(data: str, jobs: int = JOBS) -> None:
         print(f"{len(done)}: {row['truth']}, seed {row['seed']}: {row['verdict']}", flush=True)
 
 
-def how_often_right(trials: pd.DataFrame) -> pd.DataFrame:
-    """How often a border shortcut is called where the truth was planted, by the verdict and by pictures.
+def truths(trials: pd.DataFrame) -> pd.DataFrame:
+    """What is true of every network: ``truth`` in words, and whether a border shortcut is ``to be called``.
 
-    A picture calls one where the interval of its figure lies above 0. Index: the truth, and whether a shortcut of the
-    border is to be called; columns: ``networks``, ``the verdict``, and `READERS`, each ``called of asked [interval]``
-    with the interval of Clopper and Pearson.
+    It is where an artifact at the border goes with the label and moves at least `RELIED` of the class difference.
 
     Parameters
     ----------
     trials
         Rows of benchmarks/instruments.csv.
     """
-    relied = trials["moved at border"] >= RELIED
-    strength = pd.cut(trials["rho"], [0, 0.4, 0.6, 0.75, 1], labels=["0.3", "0.5", "0.7", "at least 0.8"]).astype(str)
-    at_border = "border artifact, ρ " + strength
-    truths = {
-        "none": ("artifact that has nothing to do with the label", "no"),
-        "inside": ("artifact inside the lungs", "no"),
-        "global": ("change of the whole image", "no"),
-        BOTH: ("artifact at the border, another inside", "yes"),
-    }
-    said = pd.DataFrame([truths.get(place, ("", "yes")) for place in trials["place"]], trials.index)
-    truth = said[0].where(trials["place"] != "border", at_border.where(relied, "border artifact that is not relied on"))
-    right = said[1].where((trials["place"] != "border") | relied, "no")
+    relied = (trials["moved at border"] >= RELIED) & trials["place"].isin(["border", BOTH])
+    strength = pd.cut(trials["rho"], [0, 0.4, 0.6, 0.75, 1], labels=AT_RHO).astype(object)
+    truth = trials["place"].map(ELSEWHERE).fillna(strength.where(relied, NOT_RELIED))
+    ordered = pd.Categorical(truth, [ELSEWHERE["none"], NOT_RELIED, *AT_RHO, *list(ELSEWHERE.values())[1:]])
+    return pd.DataFrame({"truth": ordered, "to be called": np.where(relied, "yes", "no")}, trials.index)
+
+
+def how_often_right(trials: pd.DataFrame) -> pd.DataFrame:
+    """How often a border shortcut is called where the truth was planted, by the verdict and by pictures.
+
+    A picture calls one where the interval of its figure lies above 0. Index: `truths`; columns: ``networks``, ``the
+    verdict``, and `READERS`, each ``called of asked [interval]`` with the interval of Clopper and Pearson.
+
+    Parameters
+    ----------
+    trials
+        Rows of benchmarks/instruments.csv.
+    """
     calls = {"the verdict": trials["border shortcut"].astype(float)}
     for reader, words in READERS.items():
         low = trials[f"{reader}: low"]
         calls[words] = (low > 0).astype(float).where(low.notna())
-    groups = pd.DataFrame(calls).groupby([truth.rename("truth"), right.rename("to be called")], sort=False)
+    known = truths(trials)
+    groups = pd.DataFrame(calls).groupby([known["truth"], known["to be called"]], observed=True)
     table = groups.agg(_rate)
     table.insert(0, "networks", groups.size())
-    return table.sort_index(key=lambda level: level.map(_order(truths)))
+    return table
 
 
-def _order(truths: dict[str, tuple[str, str]]) -> Callable[[str], int]:
-    """Place of a truth in the table: nothing first, then the border from the weakest on, then elsewhere."""
-    of_border = [f"border artifact, ρ {rho}" for rho in ("0.3", "0.5", "0.7", "at least 0.8")]
-    words = [truths["none"][0], "border artifact that is not relied on", *of_border]
-    words += [truths[place][0] for place in (BOTH, "inside", "global")]
-    return lambda word: words.index(word) if word in words else len(words)
+def how_well_figures_tell(trials: pd.DataFrame) -> pd.Series:
+    """AUC of each figure by itself: how far networks of which a border shortcut is to be called have more of it.
+
+    1: some threshold would call all of them and no other. Fair to pictures, whose threshold nobody has fixed.
+
+    Parameters
+    ----------
+    trials
+        Rows of benchmarks/instruments.csv.
+    """
+    called = (truths(trials)["to be called"] == "yes").astype(int)
+    figures = {f"verdict: {name}": f"{name}: value" for name in ("Used", "The border's own", "Displayed")}
+    figures |= {words: f"{reader}: value" for reader, words in READERS.items()}
+    found = {}
+    for words, column in figures.items():
+        asked = trials[column].dropna()
+        ranks = (asked.rank() - 0.5) / max(len(asked), 1)  # any scale that keeps the order
+        if called[asked.index].nunique() == 2:
+            found[words] = auc_with_interval(called[asked.index], ranks, asked.index)
+    return pd.Series(found, name="AUC", dtype=object)
 
 
 def _rate(called: pd.Series) -> str:

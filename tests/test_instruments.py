@@ -95,8 +95,9 @@ def test_pictures_call_where_their_figure_lies_above_nothing(monkeypatch):
 
 def trial(place, rho, moved, called, heat=1.0, shap=np.nan):
     pictures = {f"{reader}: low": heat for reader in instruments.READERS}
-    told = {"place": place, "rho": rho, "moved at border": moved, "border shortcut": called}
-    return told | pictures | {"SHAP: low": shap}
+    told = {"place": place, "rho": rho, "moved at border": moved, "border shortcut": called, "Used: value": moved}
+    values = {f"{reader}: value": heat for reader in instruments.READERS} | {"The border's own: value": 0.1 * called}
+    return told | values | {"Displayed: value": -moved} | pictures | {"SHAP: low": shap, "SHAP: value": shap}
 
 
 def test_how_often_the_verdict_is_right_worked_by_hand():
@@ -120,3 +121,14 @@ def test_how_often_the_verdict_is_right_worked_by_hand():
     assert found["the verdict"].iloc[0] == "1 of 2 [0.01, 0.99]"  # Clopper and Pearson
     shap = found[instruments.READERS["SHAP"]]
     assert shap.iloc[0].startswith("0 of 1") and shap.iloc[3].startswith("1 of 1") and shap.iloc[2] == ""
+
+
+def test_a_figure_by_itself_is_judged_without_a_threshold():
+    trials = [trial("none", 0.0, 0.3, False, 2.0), trial("none", 0.0, 0.0, True, 1.0)]
+    trials += [trial("border", 0.95, 0.9, True, 3.0), trial("border", 0.5, 0.2, False, 0.0)]
+    found = instruments.how_well_figures_tell(pd.DataFrame(trials))
+    assert found["verdict: Used"].value == 0.75  # 0.9 above 0.3 and 0, 0.2 above 0 alone
+    assert found["verdict: Displayed"].value == 0.25
+    assert found["verdict: The border's own"].value == 0.5
+    assert found[instruments.READERS["occlusion"]].value == 0.5  # 3 above both, 0 above none
+    assert instruments.READERS["SHAP"] not in found  # not asked of any
