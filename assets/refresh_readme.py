@@ -91,8 +91,6 @@ def believed(trials: pd.DataFrame) -> list[str]:
     alone = how_well_figures_tell(trials)
     names = ("verdict: The border's own", *READERS.values())
     own, *pictures = (str(alone[name]) if name in alone else "" for name in names)
-        f"{alone[name]}" if name in alone else "" for name in ("verdict: The border's own", *READERS.values())
-    )
     last = ["AUC of the figure itself", "", f"*The border's own*: {own}", *pictures]
     lines = [right.columns, ["---"] * len(right.columns), *right.to_numpy(), last]
     return [f"| {' | '.join(line)} |" for line in lines]
