@@ -204,7 +204,7 @@ def _ids(planned: list[Planned]) -> list[str]:
     for one in planned:
         p = one.parameters().resolved()
         what = p.model_dump_json(include=set(DataParameters.model_fields))
-        view = views.setdefault(what, views.get(what) or load_dataset(p, splits=FITTING))
+        view = views[what] = views[what] if what in views else load_dataset(p, splits=FITTING)
         if p.swap == "outside_lungs":
             swaps.check_lungs(view.table["label"].to_numpy(), view.lungs)
         ids.append(run_id(p, view))
