@@ -19,7 +19,7 @@ from cnn_xray.report.words import HEADLINE
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
-from instruments import READERS, how_often_right, how_well_figures_tell  # noqa: E402
+from instruments import READERS, cases, how_often_right, how_well_figures_tell  # noqa: E402
 
 BEGIN, END = "<!-- results: made by assets/refresh_readme.py from the committed reports -->", "<!-- /results -->"
 NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training images, split by image"
@@ -76,7 +76,8 @@ def results() -> str:
         *verdicts("phantom"),
         *verdicts("kermany"),
         "",
-        "Where the truth was planted on phantoms: networks of which a border shortcut is called, with the 95 % "
+        f"Where the truth was planted ({(tried['data'] == 'phantom').sum()} of {len(cases('phantom'))} phantoms that are "
+        "planned): networks of which a border shortcut is called, with the 95 % "
         "interval of the rate. A picture calls one where its figure for the border lies above nothing; the last line "
         "is fair to any other threshold (`04_shortcut_tests`).",
         "",
