@@ -54,6 +54,7 @@ def results() -> str:
     """The tables of results in Markdown: mean over the seeds, with the range; and how the verdicts came out."""
     phantom, kermany = (full(f"reports/{report}/runs.csv") for report in ("phantom", "kermany"))
     tried = pd.read_csv(ROOT / "benchmarks" / "instruments.csv")
+    planted = tried[tried["data"] == "phantom"]
     lines = [
         "| network, on the 624 test images | pretrained on | chosen on | accuracy | AUC | sensitivity | specificity |",
         "|---|---|---|---|---|---|---|",
@@ -76,11 +77,12 @@ def results() -> str:
         *verdicts("phantom"),
         *verdicts("kermany"),
         "",
-        f"Where the truth was planted ({(tried['data'] == 'phantom').sum()} of {len(cases('phantom'))} phantoms so far): "
-        "networks of which a border shortcut is called, with the 95 % interval of the rate. A picture calls one where its figure for the border lies above nothing; the last line "
+        f"Where the truth was planted ({len(planted)} of {len(cases('phantom'))} phantoms so far): networks of which a "
+        "border shortcut is called, with the 95 % interval of the rate. A picture calls one where its figure for the "
+        "border lies above nothing; the last line "
         "is fair to any other threshold (`04_shortcut_tests`).",
         "",
-        *believed(tried[tried["data"] == "phantom"]),
+        *believed(planted),
     ]
     return "\n".join(lines)
 
