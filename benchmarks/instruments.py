@@ -7,7 +7,7 @@
 
 The verdicts are rows of benchmarks/instruments.csv, which notebook 04 shows. A row is written when its case is done;
 what is there is not run again, so an interrupted benchmark goes on where it stopped, and after a change of the method
-the table is deleted. Nulls and all that counts as a yes come from seeds below 10, cases from seeds above 100. A case
+the table is deleted. Nulls and all that counts as a yes come from seeds below 10, cases from seeds from 100 on. A case
 takes about two minutes of one core, one on real images (96 px, 8 epochs) seven. SHAP is asked where it is installed.
 """
 

@@ -2,7 +2,7 @@
 
 A sweep trains networks and measures them on validation images, which is enough to choose among arms. No test image is
 read until the file says ``open_test: true``; then the same networks are scored on the test split, without training.
-Notebooks that are given the same parameters find the networks recorded.
+(A run's id holds the content of its data, so these are other runs than a notebook's, whose data have a test split.)
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def measured(one: Planned) -> dict[str, Any]:
         row |= {f"{split}_{name}": value for name, value in found.items()}
         labels, patients = (view.table[name].to_numpy()[rows] for name in ("label", "patient"))
         pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed)
-        for region in set(REGIONS) & set(interventions.regions_of(view, p.border)):
+        for region in filter(REGIONS.__contains__, interventions.regions_of(view, p.border)):
             swapped = interventions.swap_effects(run.score, view, rows, pairs, region, p.border)
             relied = interventions.reliance(swapped, labels, logits, patients, p.seed)
             row |= {f"{split}_R {region}": relied["R"].value}
@@ -179,8 +179,8 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     todo = [(one, run) for one, run in zip(planned, ids, strict=True) if run not in set(done["run"][finished])]
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    begun, failed, workers = time.perf_counter(), 0, Parallel(jobs, prefer="threads", return_as="generator_unordered")
-    with _on(scheduler), _children():
+    begun, failed = time.perf_counter(), 0
+    with _on(scheduler), _children(), Parallel(jobs, prefer="threads", return_as="generator_unordered") as workers:
         for count, row in enumerate(workers(delayed(_in_its_own_process)(*one, threads) for one in todo), 1):
             same = (done["run"] == row["run"]) | ((done["arm"] == row["arm"]) & (done["seed"] == row["seed"]))
             done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)

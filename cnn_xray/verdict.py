@@ -31,7 +31,7 @@ NULLS = Path(__file__).with_name("nulls.csv")  # what the figures are where ther
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the figure that answers it, and from where on that counts, if also beyond its nulls."""
+    """A question, the figure that answers it, and from where on that counts; where it has nulls, only beyond them."""
 
     name: str
     figure: str

@@ -94,9 +94,9 @@ def _parser() -> argparse.ArgumentParser:
         description="Check every combination of a YAML file (notebook, fixed, arms or grid, seeds), train what its "
         "table does not hold, and measure it on validation images. It goes on where it was interrupted.",
     )
-    sweep.add_argument("file", type=Path, help="such as benchmarks/reduce.yaml; the table lies beside it")
+    sweep.add_argument("file", type=Path, help="such as study.yaml; its table, study.csv, lies beside it")
     sweep.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine (default: 1)")
-    sweep.add_argument("--scheduler", default="", help="address of a dask.distributed scheduler to run on instead")
+    sweep.add_argument("--scheduler", default="", help="address of a dask.distributed scheduler (not tried yet)")
     sweep.set_defaults(command=_sweep)
     return parser
 
