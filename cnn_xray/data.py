@@ -59,13 +59,15 @@ class Manifest:
     notes: tuple[str, ...] = ()
 
 
-def read_manifest(place: Path) -> Manifest:
+def read_manifest(place: Path, needed: Sequence[str] = ("train", "test")) -> Manifest:
     """The manifest of a folder in the Kaggle ``chest_xray`` layout, or of a CSV file.
 
     Parameters
     ----------
     place
         The folder, or the file.
+    needed
+        Splits that must be there.
 
     Raises
     ------
@@ -75,16 +77,16 @@ def read_manifest(place: Path) -> Manifest:
     """
     if not place.exists():
         raise InputError(f"No data at {place}: give a chest_xray folder, a manifest CSV, or the word phantom.")
-    manifest = _from_folder(place) if place.is_dir() else _from_csv(place)
-    _check_manifest(manifest, place)
+    manifest = _from_folder(place, needed) if place.is_dir() else _from_csv(place)
+    _check_manifest(manifest, place, needed)
     return manifest
 
 
-def _from_folder(folder: Path) -> Manifest:
+def _from_folder(folder: Path, needed: Sequence[str]) -> Manifest:
     """`{train,val,test}/{NORMAL,PNEUMONIA}/*`; ``metadata.csv`` beside them is used when there."""
-    if not (folder / "train").is_dir() and (folder / "chest_xray" / "train").is_dir():
+    if not (folder / needed[0]).is_dir() and (folder / "chest_xray" / needed[0]).is_dir():
         folder = folder / "chest_xray"
-    splits = ("train", "val", "test") if (folder / "val").exists() else ("train", "test")
+    splits = [split for split in ("train", "val", "test") if split in needed or (folder / split).exists()]
     rows = [(path, label, split) for split in splits for label in CLASSES for path in _images_in(folder, split, label)]
     table = pd.DataFrame(rows, columns=["path", "label", "split"])
     patients = table["path"].str.extract(PATIENT, expand=False)
@@ -154,14 +156,14 @@ def _typed(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(label=table["label"].map(CLASSES).astype(int))
 
 
-def _check_manifest(manifest: Manifest, place: Path) -> None:
+def _check_manifest(manifest: Manifest, place: Path, needed: Sequence[str]) -> None:
     table, root = manifest.table, os.path.abspath(manifest.root)
     known = (*FITTING, *TEST_SPLITS)
     strange = sorted(set(table["split"]) - set(known))
     if strange:
         raise InputError(f"{place} has the unknown split {', '.join(strange)}; known are {', '.join(known)}.")
-    for split in sorted({"train", "test"} - set(table["split"])):
-        raise InputError(f"{place} has no image in the split {split}; training and test images are both needed.")
+    for split in sorted(set(needed) - set(table["split"])):
+        raise InputError(f"{place} has no image in the split {split}; needed are {' and '.join(needed)} images.")
     for name in FILES:
         # By the letter of the path: a link inside the folder may lead wherever its owner wants.
         paths = table[name].dropna()
@@ -259,7 +261,8 @@ class Dataset:
 
     ``pixels`` (N, S, S) uint8; ``lungs`` and ``artifacts`` (N, S, S) bool, or None when no image has such a mask
     (``table.has_lung`` and ``table.has_artifact`` say which rows have one); ``placements`` N; ``fingerprint`` is a
-    digest of content, labels, patients and splits; ``notes`` are sentences that a report on these data must repeat.
+    digest of content, labels, patients and splits of what is for fitting, ``test_fingerprint`` of the rest, "" where
+    there is none; ``notes`` are sentences that a report on these data must repeat.
     """
 
     name: str
@@ -272,6 +275,7 @@ class Dataset:
     artifacts: np.ndarray | None
     fingerprint: str
     notes: tuple[str, ...]
+    test_fingerprint: str = ""
 
     def rows(self, *splits: str) -> np.ndarray:
         """Row numbers of the images in some splits, ascending: (n,) int.
@@ -332,11 +336,14 @@ def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Datase
     """The images as they are, train and val divided anew."""
     cache = cache_folder()
     phantom = dataset.write(_phantom_spec(p), cache / "phantoms") if p.data == PHANTOM else None
-    source = read_manifest(phantom / "manifest.csv" if phantom else resolve(p.data))
+    needed = [split for split in ("train", "test") if splits is None or split in splits] or ["train"]
+    source = read_manifest(phantom / "manifest.csv" if phantom else resolve(p.data), needed)
     table, notes = source.table, list(source.notes)
+    rows = np.argsort(~table["split"].isin(FITTING).to_numpy(), kind="stable")  # numbered alike without the rest
     if splits is not None:
-        table = table[table["split"].isin(splits)].reset_index(drop=True)
-    originals = _original_sizes(table, notes)
+        rows = rows[table["split"].isin(splits).to_numpy()[rows]]
+    originals = _original_sizes(table, notes)[rows]
+    table = table.iloc[rows].reset_index(drop=True)
 
     stack = images.load(source.root, table["path"], view, cache, originals)
     readable = ~table.index.isin(list(stack.problems))
@@ -362,8 +369,10 @@ def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Datase
         table[ORIGINAL] = pd.DataFrame(stack.sizes).astype("Int64")
     data = Dataset(source.name, source.root, table, view, fingerprint="", notes=tuple(notes), **seen)
     data = data if readable.all() else _taken(data, np.flatnonzero(readable))
-    table = validation_split(data.table, p.seed)
-    return replace(data, table=table, fingerprint=_fingerprint(data.root, table, cache))
+    table = validation_split(data.table, p.seed) if data.table["split"].isin(FITTING).any() else data.table
+    own = table["split"].isin(FITTING)
+    fitting, rest = (_fingerprint(data.root, table[part], cache) for part in (own, ~own))
+    return replace(data, table=table, fingerprint=fitting, test_fingerprint=rest)
 
 
 def _taken(data: Dataset, rows: list[int] | np.ndarray) -> Dataset:
@@ -389,7 +398,9 @@ def _original_sizes(table: pd.DataFrame, notes: list[str]) -> np.ndarray:
 
 
 def _fingerprint(root: Path, table: pd.DataFrame, cache: Path) -> str:
-    """Digest of images and masks, labels, splits, patients and image sizes, whatever the order of the rows."""
+    """Digest of images and masks, labels, splits, patients and sizes, whatever the order of the rows; "" of none."""
+    if table.empty:
+        return ""
     files = [[None if pd.isna(path) else root / path for path in table[name]] for name in FILES]
     texts = [table[name].astype(str) for name in ("label", "split", "patient", *ORIGINAL)]
     rows = sorted(zip(*(images.digests(part, cache) for part in files), *texts, strict=True))

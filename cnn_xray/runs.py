@@ -100,8 +100,8 @@ class Run:
 def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
     """The run of these parameters on these data (default: ``load_dataset(p)``): reused if recorded, else trained.
 
-    A run that was measured by an earlier version of this module is measured again without training. ``p.rerun`` trains
-    again, and the new record replaces the old one when it is finished.
+    A run that was measured by an earlier version of this module, or on other test images, is measured again without
+    training. ``p.rerun`` trains again, and the new record replaces the old one when it is finished.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
     data = data or load_dataset(p)
     folder = resolve(p.runs) / run_id(p, data)
     found = None if p.rerun else find_run(folder)
-    if found and found.record.get("measurement") == MEASUREMENT:
+    if found and _is_measured(found.record, data):
         print(f"{found.id}: recorded already, reused", flush=True)
         return found
     with atomic_folder(folder, replace=True) as unfinished:
@@ -129,6 +129,12 @@ def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
         record |= _measured(p, data, Run(unfinished), record["training"])
         (unfinished / "run.json").write_text(json.dumps(record, indent=1, default=float))
     return Run(folder)
+
+
+def _is_measured(record: dict[str, Any], data: Dataset) -> bool:
+    """Whether a record holds all that is measured on these data."""
+    on_these = data.test_fingerprint in ("", record.get("test_fingerprint"))
+    return on_these and record.get("measurement") == MEASUREMENT
 
 
 def runs_of_seeds(p: TrainParameters, count: int, data: Dataset | None = None) -> dict[int, Run]:
@@ -161,9 +167,10 @@ def find_run(folder: Path) -> Run | None:
 
 
 def run_id(p: TrainParameters, data: Dataset) -> str:
-    """Readable name of a run, unique to its parameters, its data's content and the version of the training.
+    """Readable name of a run, unique to its parameters, its training data's content and the version of the training.
 
-    The device is not in it, nor the precision that it chose by itself; the record says both.
+    Test images are not in it, for a training does not depend on them, nor the device and the precision that it chose by
+    itself; the record says all three.
 
     Parameters
     ----------
@@ -253,6 +260,7 @@ def _measured(p: TrainParameters, data: Dataset, run: Run, trained: dict[str, fl
         "metrics": metrics | trained,
         "seed": p.seed,
         "data_fingerprint": data.fingerprint,
+        "test_fingerprint": data.test_fingerprint,
         "images": data.table["split"].value_counts().to_dict(),
         "notes": list(data.notes),
         "measured_by": environment(),

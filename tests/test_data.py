@@ -401,7 +401,17 @@ def test_what_is_not_asked_for_is_not_read(images):
     pd.testing.assert_frame_equal(data.table, whole.table.iloc[fitting].reset_index(drop=True))
     np.testing.assert_array_equal(data.pixels, whole.pixels[fitting])
     np.testing.assert_array_equal(data.lungs, whole.lungs[fitting])
-    assert data.fingerprint != whole.fingerprint
+    assert data.fingerprint == whole.fingerprint and data.test_fingerprint == "" != whole.test_fingerprint
+
+
+def test_test_images_alone_are_enough_where_nothing_is_fitted(images):
+    whole, table = load(images), pd.read_csv(images / "manifest.csv")
+    table[table["split"] == "test"].to_csv(images / "manifest.csv", index=False)
+    alone = load(images, splits=("test",))
+    np.testing.assert_array_equal(alone.pixels, whole.pixels[whole.rows("test")])
+    assert alone.fingerprint == "" and alone.test_fingerprint == whole.test_fingerprint
+    with pytest.raises(InputError, match="no image in the split train; needed are train and test images"):
+        load(images)
 
 
 def test_every_image_keeps_its_own_pixels_where_others_before_it_are_not_read(images):

@@ -3,13 +3,14 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cnn_xray import runs, training
-from cnn_xray.data import load_dataset
+from cnn_xray.data import FITTING, load_dataset
 from cnn_xray.parameters import TrainParameters
 from cnn_xray.runs import find_run, identity, run_id, run_of
 
@@ -79,6 +80,21 @@ def test_a_new_way_of_measuring_trains_nothing_again(p, monkeypatch, capsys):
         assert again.metrics[name] == pytest.approx(value, abs=1e-5, nan_ok=True)
     assert "arm" in again.attention and again.record["measurement"] == runs.MEASUREMENT
     assert "recorded already, reused" in (run_of(p), capsys.readouterr().out)[1]
+
+
+def test_a_run_is_that_of_its_training_images_and_measured_again_on_other_test_images(images, place, monkeypatch, capsys):
+    p = TrainParameters(data=images, runs=str(place / "runs"), **{**TINY, "batch_size": 8})
+    fitting, whole = load_dataset(p, splits=FITTING), load_dataset(p)
+    first = run_of(p, fitting)
+    assert not (first.folder / "attention.csv").exists() and set(first.predictions["split"]) == {"val"}
+    monkeypatch.setattr(training, "fit", lambda *_: pytest.fail("trained again"))
+    again = run_of(p, whole)
+    assert again.folder == first.folder and "measured again" in capsys.readouterr().out
+    assert set(again.predictions["split"]) == {"val", "test"}
+    for data in (fitting, whole):
+        assert "recorded already, reused" in (run_of(p, data), capsys.readouterr().out)[1]
+    run_of(p, replace(whole, test_fingerprint="of others"))
+    assert "measured again" in capsys.readouterr().out
 
 
 def test_an_option_that_is_off_is_no_part_of_a_runs_name(p):
