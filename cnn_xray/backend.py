@@ -147,7 +147,7 @@ def feed_training(
         Makes the inputs of a batch: a function of ``take``, which picks rows of an array (N, …) of
         the training images, the images (N, S, S, 1), the batch's rows (B,) and its part of the plan.
     plan
-        Arrays (epochs, steps, batch) by name.
+        Arrays (epochs, steps, batch, …) by name.
     """
     inputs, targets = images[..., None], labels[:, None].astype(np.float32)
     of_normal, of_pneumonia = class_weights
@@ -157,7 +157,7 @@ def feed_training(
         inputs, targets = change(take, inputs, rows, **told) if change else take(inputs, rows), take(targets, rows)
         return inputs, targets, of_normal + (of_pneumonia - of_normal) * targets[:, 0]
 
-    steps = {name: one.reshape(-1, one.shape[-1]) for name, one in {"rows": order, **(plan or {})}.items()}
+    steps = {name: one.reshape(-1, *one.shape[2:]) for name, one in {"rows": order, **(plan or {})}.items()}
     if not is_tensorflow():
         every = ({name: one[i] for name, one in steps.items()} for i in range(len(steps["rows"])))
         made = (batch(lambda array, rows: array[rows], told, inputs, targets) for told in every)

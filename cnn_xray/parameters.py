@@ -354,6 +354,9 @@ class TrainParameters(DataParameters):
         "none", description="what training images take from another patient's, of either class"
     )
     swap_share: float = _option(0.5, gt=0, le=1, description="share of the training images that are swapped")
+    swap_agrees: float = _option(0.5, ge=0, le=1, description="share of donors of the image's own class; 0.5: a coin")
+    swap_levels: bool = _option(False, description="make the donor's grey level that of the image, at the seam")
+    swap_aligned: bool = _option(False, description="bring the donor's lungs to where the image's are")
     consistency: float = _option(0.0, ge=0, le=100, description="weight of (z − z swapped)² in the loss; 0: none")
     tta: Literal["none", "flip", "shifts"] = Field(
         "shifts", description="logits are the mean over (shifts: both ways, and flipped)"
@@ -368,6 +371,8 @@ class TrainParameters(DataParameters):
     def _swaps_what_it_compares(self) -> Self:
         if self.consistency and self.swap == "none":
             raise InputError("consistency compares images with swapped ones: say what is swapped with swap.")
+        if self.swap_aligned and self.swap != "outside_lungs":
+            raise InputError("swap_aligned moves lungs onto lungs, which needs swap = 'outside_lungs'.")
         return self
 
     @property

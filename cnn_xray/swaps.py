@@ -2,7 +2,9 @@
 
 The test of reliance pastes a region of one image into another (`interventions`). Here the same is done to training
 images: in a share of them the border, or everything outside the lungs, comes from a donor whose class is a fair coin.
-The label stays. What lies there then tells less of the class, and a network that leans on it loses by it.
+The label stays. What lies there then tells less of the class, and a network that leans on it loses by it. (Where the
+donor's class agrees with the label more often, `TrainParameters.swap_agrees`, the surgery is the same and the cue
+stays: the control that tells the one from the other.)
 
 Composites are made anew each time an image comes, before the augmentation moves them, with regions and seams of random
 widths, so that no one seam gives a composite away.
@@ -33,15 +35,16 @@ def planned(
     """Who gives what to whom in each step, and the function that does it (`backend.feed_training`).
 
     ``donors``, rows of training images; ``reach``, width of the border or dilation of the lungs, below 0 where nothing
-    is swapped; ``seam``, its width; both fractions of the side. Without swaps nothing and None. With ``consistency``
-    the second half of each batch is swapped throughout.
+    is swapped; ``seam``, its width; both fractions of the side; ``moves``, which bring the donor's lungs to where the
+    image's are, if that is asked for. Without swaps nothing and None. With ``consistency`` the second half of each
+    batch is swapped throughout.
 
     Parameters
     ----------
     order : ndarray (epochs, steps, batch) int
         Rows of the training images as they come.
     p
-        ``swap``, ``swap_share``, ``consistency`` and seed.
+        ``swap``, ``swap_share``, ``swap_agrees``, ``swap_levels``, ``swap_aligned``, ``consistency`` and seed.
     labels, patients : ndarray (N,)
         Of the training images.
     lungs : ndarray (N, S, S) bool, optional
@@ -58,7 +61,8 @@ def planned(
     able = check_lungs(labels, lungs) if p.swap == "outside_lungs" else np.ones(len(labels), bool)
     rng = np.random.default_rng([p.chance, 1])
     normal, pneumonia = (rng.choice(np.flatnonzero(able & (labels == label)), order.shape) for label in (0, 1))
-    donors = np.where(rng.random(order.shape) < 0.5, normal, pneumonia)
+    agrees = np.where(np.asarray(labels)[order] == 0, p.swap_agrees, 1 - p.swap_agrees)
+    donors = np.where(rng.random(order.shape) < agrees, normal, pneumonia)
     batch = order.shape[-1]
     share = (np.arange(batch) >= batch // 2).astype(float) if p.consistency else np.full(batch, p.swap_share)
     another = np.asarray(patients)[order] != np.asarray(patients)[donors]
@@ -66,15 +70,21 @@ def planned(
     reach = np.where(chosen, rng.uniform(*(BORDERS if p.swap == "border" else DILATIONS), order.shape), -1)
     seam = rng.uniform(*SEAMS, order.shape)
     plan = {"donors": donors, "reach": reach.astype(np.float32), "seam": seam.astype(np.float32)}
-    if p.swap == "border" or lungs is None:
-        return plan, lambda take, images, rows, donors, **how: border_swapped(
-            take(images, rows), take(images, donors), **how
-        )
-    far = keras.ops.convert_to_tensor(np.stack([_steps_from(lung) for lung in lungs]))
+    far = None
+    if p.swap == "outside_lungs" and lungs is not None:
+        far = keras.ops.convert_to_tensor(np.stack([_steps_from(lung) for lung in lungs])[..., None])
+    if p.swap_aligned and lungs is not None:
+        boxes = _boxes(lungs)
+        plan["moves"] = _moves(boxes[order], boxes[donors])
 
-    def swapped(take: Any, images: Any, rows: Any, donors: Any, reach: Any, seam: Any) -> Any:
-        own, theirs = ((take(images, who), take(far, who)) for who in (rows, donors))
-        return outside_swapped(own[0], theirs[0], own[1], theirs[1], reach, seam)
+    def swapped(take: Any, images: Any, rows: Any, donors: Any, reach: Any, seam: Any, moves: Any = None) -> Any:
+        own, theirs = ([take(one, who) for one in (images, far) if one is not None] for who in (rows, donors))
+        if moves is not None:
+            theirs = [_moved(one, moves) for one in theirs]
+        both = zip(own, theirs, strict=True)
+        if far is None:
+            return border_swapped(*next(both), reach, seam, p.swap_levels)
+        return outside_swapped(*next(both), *next(both), reach, seam, p.swap_levels)
 
     return plan, swapped
 
@@ -99,7 +109,7 @@ def check_lungs(labels: np.ndarray, lungs: np.ndarray | None) -> np.ndarray:
     return able
 
 
-def border_swapped(images: Any, donors: Any, reach: Any, seam: Any) -> Any:
+def border_swapped(images: Any, donors: Any, reach: Any, seam: Any, levels: bool = False) -> Any:
     """Images with the border of donors, whole up to ``reach``, with the seam inwards: float32 (B, S, S, 1).
 
     Parameters
@@ -108,16 +118,20 @@ def border_swapped(images: Any, donors: Any, reach: Any, seam: Any) -> Any:
         (B, S, S, 1) grey values 0..255, of the back end.
     reach, seam
         (B,) fractions of the side; ``reach`` below 0: the image as it is.
+    levels
+        Whether the donor's grey level is made that of the image at the seam.
     """
     from keras import ops
 
     centres = (ops.arange(images.shape[1], dtype="float32") + 0.5) / images.shape[1]
     edge = ops.minimum(centres, 1 - centres)
     from_edge = ops.minimum(edge[:, None], edge[None, :])[None, ..., None]
-    return _blended(images, donors, (reach + seam)[:, None, None, None] - from_edge, reach, seam)
+    return _blended(images, donors, (reach + seam)[:, None, None, None] - from_edge, reach, seam, levels)
 
 
-def outside_swapped(images: Any, donors: Any, far: Any, donors_far: Any, reach: Any, seam: Any) -> Any:
+def outside_swapped(
+    images: Any, donors: Any, far: Any, donors_far: Any, reach: Any, seam: Any, levels: bool = False
+) -> Any:
     """Images with all that lies outside the lungs of both from donors, the seam outwards: float32 (B, S, S, 1).
 
     Parameters
@@ -125,24 +139,55 @@ def outside_swapped(images: Any, donors: Any, far: Any, donors_far: Any, reach: 
     images, donors
         (B, S, S, 1) grey values 0..255, of the back end.
     far, donors_far
-        (B, S, S) uint8, distance from the lungs of either, in steps of FARTHEST / STEPS.
+        (B, S, S, 1) distance from the lungs of either, in steps of FARTHEST / STEPS.
     reach, seam
         (B,) fractions of the side by which lungs are dilated, and that the seam takes; ``reach`` below 0: the image as
         it is.
+    levels
+        Whether the donor's grey level is made that of the image at the seam.
     """
     from keras import ops
 
-    nearer = ops.cast(ops.minimum(far, donors_far), "float32")[..., None] * (FARTHEST / STEPS)
-    return _blended(images, donors, nearer - reach[:, None, None, None], reach, seam)
+    nearer = ops.minimum(*(ops.cast(one, "float32") for one in (far, donors_far))) * (FARTHEST / STEPS)
+    return _blended(images, donors, nearer - reach[:, None, None, None], reach, seam, levels)
 
 
-def _blended(images: Any, donors: Any, depth: Any, reach: Any, seam: Any) -> Any:
+def _blended(images: Any, donors: Any, depth: Any, reach: Any, seam: Any, levels: bool) -> Any:
     """``donors`` where the depth in the region is at least the seam, ``images`` where it is at most 0."""
     from keras import ops
 
     images, donors = (ops.cast(one, "float32") for one in (images, donors))
     mask = ops.clip(depth / seam[:, None, None, None], 0.0, 1.0)
+    if levels:
+        at_seam = mask * (1 - mask)
+        apart, weight = (ops.sum(one, (1, 2, 3), keepdims=True) for one in (at_seam * (images - donors), at_seam))
+        donors = ops.clip(donors + apart / ops.maximum(weight, 1e-6), 0, 255)
     return images + ops.where(reach[:, None, None, None] < 0, 0.0, mask) * (donors - images)
+
+
+def _boxes(lungs: np.ndarray) -> np.ndarray:
+    """(N, 4): centre and size of the box about the lungs, x and y, px; of the whole image where there are none."""
+    boxes = []
+    for lung in lungs:
+        ranges = [np.flatnonzero(lung.any(axis=axis)) for axis in (0, 1)]
+        ends = [(one[0], one[-1]) if len(one) else (0, len(lung) - 1) for one in ranges]
+        boxes.append([(low + high) / 2 for low, high in ends] + [high - low + 1 for low, high in ends])
+    return np.array(boxes, np.float32)
+
+
+def _moves(boxes: np.ndarray, donors: np.ndarray) -> np.ndarray:
+    """(…, 4): scale and offset, x and y, from positions in an image to those in its donor, by the boxes of both."""
+    scale = donors[..., 2:] / boxes[..., 2:]
+    return np.concatenate([scale, donors[..., :2] - scale * boxes[..., :2]], axis=-1)
+
+
+def _moved(images: Any, moves: Any) -> Any:
+    """Images (B, S, S, 1) as float32, each pixel from where `_moves` says, at the edge from the nearest."""
+    from keras import ops
+
+    (across, down, right, below), nothing = (moves[:, i] for i in range(4)), ops.zeros_like(moves[:, 0])
+    transforms = ops.stack([across, nothing, right, nothing, down, below, nothing, nothing], axis=1)
+    return ops.image.affine_transform(ops.cast(images, "float32"), transforms, "bilinear", "nearest")
 
 
 def _steps_from(lung: np.ndarray) -> np.ndarray:

@@ -63,12 +63,44 @@ def test_a_swapped_border_is_the_donors_and_the_middle_stays():
 def test_outside_is_swapped_beyond_the_dilated_lungs_of_both():
     lungs = np.zeros((2, 32, 32), bool)
     lungs[0, :, :8], lungs[1, :, 24:] = True, True  # of the recipient on the left, of the donor on the right
-    far = np.stack([swaps._steps_from(lung) for lung in lungs])
+    far = np.stack([swaps._steps_from(lung) for lung in lungs])[..., None]
     reach, seam = np.array([0.0625], np.float32), np.array([0.03125], np.float32)  # 2 px, and a seam of 1 px
     found = numpy(swaps.outside_swapped(grey([100]), grey([200]), far[:1], far[1:], reach, seam))
     # the first pixel beyond a lung is 1 px from it: 0 and 1 px stay, 2 px is where the seam begins, 3 px is the donor's
     assert (np.abs(found[0, :, :10] - 100) < 1.5).all() and (np.abs(found[0, :, 22:] - 100) < 1.5).all()
     assert (np.abs(found[0, :, 10:22] - 200) < 2.5).all()
+
+
+def test_the_donors_level_is_made_that_of_the_image_at_the_seam():
+    donor = np.array(grey([200]))
+    donor[0, :4] += 40  # its own structure stays
+    reach, seam = np.array([0.125], np.float32), np.array([0.0625], np.float32)
+    plain, level = (numpy(swaps.border_swapped(grey([100]), donor, reach, seam, levels))[0] for levels in (False, True))
+    assert plain[28:].mean() == pytest.approx(200) and level[28:].mean() == pytest.approx(100, abs=0.01)
+    assert (level[:4] - level[28:]).mean() == pytest.approx(40, abs=0.01)
+    np.testing.assert_allclose(level[8:24, 8:24], 100)
+
+
+def test_aligned_donors_have_their_lungs_where_the_image_has_them():
+    lungs = np.zeros((2, 32, 32), bool)
+    lungs[0, 4:12, 8:24], lungs[1, 10:26, 4:28] = True, True
+    pixels = np.where(lungs, 200, 50).astype(np.uint8)[..., None]
+    moves = swaps._moves(*swaps._boxes(lungs)[:, None])
+    np.testing.assert_allclose(moves, [[24 / 16, 16 / 8, 15.5 - 1.5 * 15.5, 17.5 - 2 * 7.5]])
+    found = numpy(swaps._moved(pixels[1:], moves))[0]
+    assert ((found > 125) == lungs[0]).all()
+    rows = np.array([[[0, 1]]])
+    plan, change = planned(rows, np.arange(2), np.arange(2), lungs, swap="outside_lungs", swap_aligned=True)
+    assert plan["moves"].shape == (1, 1, 2, 4) and change is not None
+    with pytest.raises(InputError, match="needs swap = 'outside_lungs'"):
+        TrainParameters.from_mapping({"swap": "border", "swap_aligned": True})
+
+
+def test_donors_of_the_images_own_class_can_be_made_more_frequent():
+    plan, _ = planned(swap_share=1.0, swap_agrees=0.75)
+    agree = LABELS[ORDER] == LABELS[plan["donors"]]
+    for label in (0, 1):
+        assert agree[(plan["reach"] >= 0) & (LABELS[ORDER] == label)].mean() == pytest.approx(0.75, abs=0.03)
 
 
 def test_images_without_a_mask_neither_take_nor_give_what_lies_outside():
@@ -111,7 +143,7 @@ def test_consistency_without_swaps_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("swap", ["border", "outside_lungs"])
+@pytest.mark.parametrize("swap", ["border", "outside_lungs", "aligned"])
 def test_a_network_trained_with_swaps_unlearns_the_border(swap):
     """The class is in the border, plain to see, and in the middle, faintly; the test has them at odds."""
     rng = np.random.default_rng(0)
@@ -127,8 +159,9 @@ def test_a_network_trained_with_swaps_unlearns_the_border(swap):
     lungs = np.broadcast_to(np.pad(np.ones((20, 20), bool), 6), (240, 32, 32))
     still = {"rotation": 0.0, "shift": 0.0, "zoom": 0.0, "aspect_jitter": 0.0, "blur": 0.0, "epochs": 40}
     accuracy = {}
-    for name, more in {"none": {}, swap: {"swap_share": 1.0}}.items():
-        p = P.model_copy(update={**still, **more, "swap": name, "learning_rate": 5e-3})
+    how = {"swap": "outside_lungs", "swap_aligned": True, "swap_levels": True} if swap == "aligned" else {"swap": swap}
+    for name, more in {"none": {"swap": "none"}, swap: how}.items():
+        p = P.model_copy(update={**still, **more, "swap_share": 1.0, "learning_rate": 5e-3})
         model = network.build(p)
         changes = partial(swaps.planned, p=p, labels=labels, patients=np.arange(240), lungs=lungs)
         training.fit(model, p, train, train, changes)
