@@ -41,6 +41,8 @@ Score = Callable[[np.ndarray], np.ndarray]  # images (N, S, S) uint8 → logits 
 CHUNK = 512  # composites made, or images hidden, at a time
 ANYWHERE = "random regions"  # of the border's area: a yardstick of how much an area counts
 REGIONS = ("border", "border outside the lungs", "inner border", "outside the lungs", "lung box", ANYWHERE)
+SURGERIES = ("hard seam", "lungs dilated", "blurred donor", "flat donor")  # other ways to swap a region
+DILATED = 0.12  # fraction of the side by which lungs are dilated
 ARMS = {"cross": True, "same": False}
 FILLS = ("mean", "blur", "noise")
 PLACES = {"border": slice(1), ANYWHERE: slice(1, None)}  # of all that is hidden, the border first
@@ -99,14 +101,15 @@ def region_mask(region: str, data: Dataset, width: float) -> tuple[np.ndarray, b
     Parameters
     ----------
     region
-        One of `REGIONS`.
+        One of `REGIONS`, as such or with one of `SURGERIES`: ``border, hard seam``.
     data
         The images; their training split decides the lung box.
     width
         Of the border, fraction of the side.
     """
     size = data.view.size
-    if region not in REGIONS:
+    region, _, surgery = region.partition(", ")
+    if region not in REGIONS or surgery not in ("", *SURGERIES):
         raise InputError(f"There is no region {region!r}; choose one of {', '.join(REGIONS)}.")
     if region == ANYWHERE:
         region = "border" if data.lungs is None else "border outside the lungs"
@@ -149,6 +152,9 @@ def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region
     recipient, at the same place for all its donors, and have the area that the border, or the border outside the lungs,
     has in that very pair. Raises as `region_mask`.
 
+    Of `SURGERIES`, the ``hard seam`` has no width where it spares the lungs, the lungs are ``dilated`` by DILATED, the
+    donor comes ``blurred`` (BLUR), or ``flat``: as its mean grey in the region.
+
     Parameters
     ----------
     data
@@ -156,21 +162,29 @@ def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region
     recipients, donors : ndarray (n,) int
         Row numbers.
     region
-        One of `REGIONS`.
+        One of `REGIONS`, as such or with one of `SURGERIES`.
     width
         Of the border, fraction of the side.
     """
     whole, spared = region_mask(region, data, width)
+    region, _, surgery = region.partition(", ")
+    seam, reach = width * SEAM * (surgery != "hard seam"), DILATED * (surgery == "lungs dilated")
     made = np.empty((len(recipients), *whole.shape), np.uint8)
     for start in range(0, len(recipients), CHUNK):
         part, mask = slice(start, start + CHUNK), whole
         taker, giver = recipients[part], donors[part]
         if spared and data.lungs is not None:
-            mask = mask * geometry.soft_outside(data.lungs[taker] | data.lungs[giver], width * SEAM)
+            mask = mask * geometry.soft_outside(data.lungs[taker] | data.lungs[giver], seam, reach)
         if region == ANYWHERE:
             areas = np.broadcast_to(mask.mean(axis=(-2, -1)), len(taker))
             mask = geometry.random_regions(data.view.size, areas, taker)
-        made[part] = blend(data.pixels[taker], data.pixels[giver], mask)
+        given = data.pixels[giver]
+        if surgery == "blurred donor":
+            given = _blurred(given)
+        elif surgery == "flat donor":
+            weights = np.broadcast_to(mask, given.shape)
+            given = np.average(given, axis=(1, 2), weights=weights, keepdims=True)
+        made[part] = blend(data.pixels[taker], given, mask)
     return made
 
 
@@ -436,6 +450,10 @@ def occlusion_summary(occluded: pd.DataFrame, labels: np.ndarray, patients: np.n
 def _paints(images: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
     """What images (n, S, S) are painted over with, in the order of `FILLS`: (n, S, S) or (n, 1, 1)."""
     mean, spread = (getattr(images, name)(axis=(1, 2), keepdims=True) for name in ("mean", "std"))
-    blurred = np.stack([cv2.GaussianBlur(image, (0, 0), BLUR * images.shape[1]) for image in images])
     noise = np.clip(mean + spread * rng.standard_normal(images.shape, np.float32), 0, 255)
-    return [mean, blurred, noise]
+    return [mean, _blurred(images), noise]
+
+
+def _blurred(images: np.ndarray) -> np.ndarray:
+    """Images (n, S, S) without their detail."""
+    return np.stack([cv2.GaussianBlur(image, (0, 0), BLUR * images.shape[1]) for image in images])

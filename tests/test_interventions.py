@@ -210,6 +210,32 @@ def test_all_but_the_lungs_of_either_image_is_swapped():
     assert (composite[:2] == 50).all() and (composite[6:] == 50).all() and (composite[2:6] == 200).all()
 
 
+def test_other_ways_to_swap_what_lies_outside_the_lungs():
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (2, 40, 40)).astype(np.uint8)
+    lungs = np.zeros((2, 40, 40), bool)
+    lungs[:, 14:26, 14:26] = True
+    data = replace(dataset(), pixels=pixels, lungs=lungs, view=View(size=40))
+    recipient, donor = np.array([0]), np.array([1])
+    made = {
+        surgery: interventions.composites(data, recipient, donor, f"outside the lungs, {surgery}", 0.2)[0]
+        for surgery in interventions.SURGERIES
+    }
+    lung = lungs[0]
+    for one in made.values():
+        np.testing.assert_array_equal(one[lung], pixels[0][lung])
+    hard = made["hard seam"]
+    np.testing.assert_array_equal(hard[~lung], pixels[1][~lung])
+    # dilated by .12 of 40 px, 4.8 px, and then the seam of .05, 2 px
+    np.testing.assert_array_equal(made["lungs dilated"][20, 10:14], pixels[0][20, 10:14])
+    np.testing.assert_array_equal(made["lungs dilated"][20, :7], pixels[1][20, :7])
+    far = geometry.soft_outside(lungs[:1], 0.05)[0]
+    flat = made["flat donor"][far == 1]
+    assert np.ptp(flat) == 0 and flat[0] == pytest.approx((pixels[1] * far).sum() / far.sum(), abs=0.51)
+    smooth = made["blurred donor"][far == 1]
+    assert 0 < smooth.std() < 0.2 * hard[far == 1].std()
+
+
 def test_pairs_without_lung_masks_are_left_out_and_counted():
     lungs = np.broadcast_to(CENTRE, (5, 8, 8)).copy()
     lungs[1] = False

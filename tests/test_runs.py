@@ -82,7 +82,9 @@ def test_a_new_way_of_measuring_trains_nothing_again(p, monkeypatch, capsys):
     assert "recorded already, reused" in (run_of(p), capsys.readouterr().out)[1]
 
 
-def test_a_run_is_that_of_its_training_images_and_measured_again_on_other_test_images(images, place, monkeypatch, capsys):
+def test_a_run_is_that_of_its_training_images_and_measured_again_on_other_test_images(
+    images, place, monkeypatch, capsys
+):
     p = TrainParameters(data=images, runs=str(place / "runs"), **{**TINY, "batch_size": 8})
     fitting, whole = load_dataset(p, splits=FITTING), load_dataset(p)
     first = run_of(p, fitting)
