@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -308,9 +309,14 @@ def load_dataset(p: DataParameters, view: View | None = None, splits: Sequence[s
     """
     view = view or View(p.crop, p.aspect, p.side)
     data = _read(p, view, splits)
+    if p.crop_to == "lungs":
+        data = _cut_to_lungs(data, _read(p, View(0.0, "squash", max(FRAME_SIDE, view.size)), splits))
     if p.data != PHANTOM and p.rho is not None:
         frames = _read(p, View(0.0, "squash", max(FRAME_SIDE, view.size)), splits)
         data = _with_artifact(data, frames, p, p.rho)
+    if p.clahe:
+        equalise = cv2.createCLAHE(p.clahe).apply
+        data = replace(data, pixels=np.stack([equalise(image) for image in data.pixels]))
     if p.keep != "all":
         data = _with_part(data, p)
     return data if p.labels == "true" else _with_permuted_labels(data, p.chance)
@@ -478,6 +484,22 @@ def _with_artifact(data: Dataset, frames: Dataset, p: DataParameters, rho: float
     share = f", to be seen in {p.artifact_share:.0%} of its images" if p.artifact_share < 1 else ""
     note = f"An artifact ({p.artifact_kinds}, {p.artifact_location}) was planted, ρ = {rho:g}{share}."
     return replace(data, table=table, notes=(*data.notes, note))
+
+
+def _cut_to_lungs(data: Dataset, frames: Dataset) -> Dataset:
+    """The box about each image's lungs, made square; where there is no mask, the mean of the boxes of the others."""
+    if frames.lungs is None:
+        raise InputError("crop_to is 'lungs', which needs lung masks, and these data have none.")
+    boxes = np.array([geometry.box_about(lung) for lung in frames.lungs])
+    boxes = np.where(np.isnan(boxes), np.round(np.nanmean(boxes, axis=0) * frames.view.size) / frames.view.size, boxes)
+    placements = [Placement(tuple(box), geometry.FRAME) for box in boxes.tolist()]
+    cut: dict[str, Any] = {}
+    for name in ("pixels", "lungs", "artifacts"):
+        if (whole := getattr(frames, name)) is not None:
+            grey = whole if name == "pixels" else whole * np.uint8(255)
+            one = np.stack([data.view.apply(*pair) for pair in zip(grey, placements, strict=True)])
+            cut[name] = one if name == "pixels" else one > 127
+    return replace(data, placements=placements, **cut)
 
 
 def _with_part(data: Dataset, p: DataParameters) -> Dataset:

@@ -25,6 +25,7 @@ FRAME = (0.0, 0.0, 1.0, 1.0)
 SEAM = 0.25  # width of the seam, as a fraction of the border's width
 PATCH = 0.08  # of random regions: standard deviation of the blur of their field, fraction of the side
 PATCHY_SEAM = 0.1  # of random regions: fraction of the image that lies in their seam
+LUNG_MARGIN = 0.03  # about lungs that are cut out, fraction of the side
 GREY, BLACK, WHITE = np.uint8(128), np.uint8(0), np.uint8(255)  # instead of what is taken away, on every image
 NEED_LUNGS = ("border_outside_lungs", "outside_lung_box", "outside_lungs", "between", "lung_outline")
 
@@ -337,6 +338,22 @@ def lung_box(lungs: np.ndarray) -> Window:
     rows, columns = np.flatnonzero(often.any(axis=1)), np.flatnonzero(often.any(axis=0))
     size = len(often)
     return columns[0] / size, rows[0] / size, (columns[-1] + 1) / size, (rows[-1] + 1) / size
+
+
+def box_about(lung: np.ndarray) -> Window:
+    """The smallest window that holds the lungs of one image and a margin of LUNG_MARGIN; NaN without lungs.
+
+    Parameters
+    ----------
+    lung : ndarray (S, S) bool
+    """
+    if not lung.any():
+        return (math.nan,) * 4
+    size, margin = len(lung), round(LUNG_MARGIN * len(lung))
+    columns, rows = (np.flatnonzero(lung.any(axis=axis)) for axis in (0, 1))
+    low = [max(0, int(one[0]) - margin) / size for one in (columns, rows)]
+    high = [min(size, int(one[-1]) + 1 + margin) / size for one in (columns, rows)]
+    return (low[0], low[1], high[0], high[1])
 
 
 def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ UNMOVED = 0.25  # share of the images that are at most mirrored, so that images 
 ERASED = (0.02, 0.15)  # area of an erased patch, fraction of the image's
 
 
-def build(p: TrainParameters, policy: str = "float32") -> Any:
+def build(p: TrainParameters, policy: str = "float32", for_training: bool = False) -> Any:
     """Build an untrained model: images (N, S, S, 1) of grey values 0..255 → logits (N, 1).
 
     Pooling halves the map between blocks as long as it keeps at least 14 × 14 cells; the augmentation layers act
@@ -41,12 +41,15 @@ def build(p: TrainParameters, policy: str = "float32") -> Any:
         Size, width, depth, padding, dropout, augmentation and seed.
     policy
         Keras' dtype policy of the layers between standardisation and pooling; weights are float32 in each.
+    for_training
+        Whether there is an evidence penalty, where the recipe has one; a second channel of the images, 0 and 255, then
+        says in training where the lungs are.
     """
     keras.utils.set_random_seed(p.chance)
     usual = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
-        return _built(p.resolved())
+        return _built(p.resolved(), p.evidence_penalty * for_training)
     finally:
         keras.config.set_dtype_policy(usual)
 
@@ -66,9 +69,12 @@ def in_float32(model: Any, p: TrainParameters) -> Any:
     return exact
 
 
-def _built(p: TrainParameters) -> Any:
-    image = keras.Input((p.side, p.side, 1), name="image")
-    x = _augmented(p, layers.Rescaling(1 / 255, name="rescaling", dtype="float32")(image))
+def _built(p: TrainParameters, penalty: float) -> Any:
+    image = keras.Input((p.side, p.side, None if penalty else 1), name="image")
+    x = layers.Rescaling(1 / 255, name="rescaling", dtype="float32")(image)
+    moves = {name: getattr(p, name) for name in RandomAffine.defaults}
+    x = moved = RandomAffine(**moves, seed=1000 * p.chance + 1, name="affine", dtype="float32")(x)
+    x = _augmented(p, layers.Reshape((p.side, p.side, 1))(moved[..., :1]) if penalty else moved)
     x = layers.LayerNormalization(axis=[1, 2, 3], center=False, scale=False, dtype="float32", name="standardise")(x)
     blocks = max(1, int(math.log2(p.side / SMALLEST_MAP)))
     for block in range(blocks):
@@ -78,9 +84,15 @@ def _built(p: TrainParameters) -> Any:
         if block < blocks - 1:
             x = layers.MaxPooling2D(name=f"pool{block}")(x)
     x = layers.Identity(name="features")(x)
+    last = {"units": 1, "dtype": "float32", "name": "logit"}
+    if penalty:
+        logit = layers.Dense(**last)
+        logit.build((None, x.shape[-1]))
+        x = EvidencePenalty(penalty, lambda: logit.kernel, name="evidence_penalty", dtype="float32")(x, moved[..., 1:])
     x = layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)
     x = layers.Dropout(p.dropout, name="dropout")(x)
-    return keras.Model(image, layers.Dense(1, dtype="float32", name="logit")(x), name="cnn_xray")
+    logit = logit if penalty else layers.Dense(**last)  # made here, as ever: the order decides the random weights
+    return keras.Model(image, logit(x), name="cnn_xray")
 
 
 def load(file: Path) -> Any:
@@ -106,10 +118,9 @@ def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: boo
 
 
 def _augmented(p: TrainParameters, x: Any) -> Any:
-    """Random affine map, then brightness, contrast, sharpness and erased patches, on 0..1; what stays hidden."""
+    """Random brightness, contrast, sharpness and erased patches, on 0..1; what stays hidden."""
     seed, whole = 1000 * p.chance, {"value_range": (0, 1), "dtype": "float32"}
-    moves = {name: getattr(p, name) for name in RandomAffine.defaults}
-    chosen = [RandomAffine(**moves, seed=seed + 1, name="affine", dtype="float32")]
+    chosen: list[Any] = []
     if p.brightness:
         chosen.append(layers.RandomBrightness(p.brightness, **whole, seed=seed + 2, name="brightness"))
     if p.contrast:
@@ -126,6 +137,35 @@ def _augmented(p: TrainParameters, x: Any) -> Any:
     for layer in chosen:
         x = layer(x)
     return x
+
+
+class EvidencePenalty(Layer):
+    """Hands features (N, h, w, K) on, and in training adds weight × mean |evidence| outside the lungs to the loss.
+
+    The evidence of a cell is here its features times the last layer's kernel, in logits: what the logit would be if
+    every cell were like this one. Images without lungs add nothing.
+
+    Parameters
+    ----------
+    weight
+        In the loss.
+    kernel
+        Gives the last layer's, (K, 1).
+    **kwargs
+        Of every Keras layer.
+    """
+
+    def __init__(self, weight: float, kernel: Any, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.weight, self.kernel = weight, kernel
+
+    def call(self, features: Any, lungs: Any, training: bool = False) -> Any:
+        if training:
+            known = ops.max(lungs, axis=(1, 2), keepdims=True)
+            outside = known * (1 - ops.image.resize(lungs, features.shape[1:3], antialias=True))
+            evidence = ops.abs(ops.matmul(ops.cast(features, "float32"), self.kernel()))
+            self.add_loss(self.weight * ops.sum(outside * evidence) / (ops.sum(outside) + 1e-6))
+        return features
 
 
 class _RandomLayer(Layer):

@@ -252,6 +252,10 @@ class DataParameters(Parameters):
         None, ge=32, le=1024, description="px a side; None: 64 phantom, 128 files, 224 large"
     )
     crop: float = Field(0.0, ge=0, lt=0.5, description="fraction cut from each side of the frame")
+    crop_to: Literal["frame", "lungs"] = _option(
+        "frame", description="what is cut out first (lungs: the box about them)"
+    )
+    clahe: float = _option(0.0, ge=0, le=40, description="clip limit of local histogram equalisation; 0: none")
     aspect: Literal["squash", "letterbox", "square"] = Field("squash", description="how images become square")
     phantom_images: int = Field(1200, ge=80, le=50_000, description="training images, 15 % to validate")
     artifact_rho: float | None = Field(
@@ -282,6 +286,10 @@ class DataParameters(Parameters):
     @model_validator(mode="after")
     def _possible_artifact(self) -> Self:
         artifacts.check(self.artifact_location, self.kinds())
+        if self.crop_to == "lungs" and (self.crop, self.aspect) != (0, "squash"):
+            raise InputError(
+                "crop_to = 'lungs' cuts out the box about the lungs: leave crop at 0 and aspect at 'squash'."
+            )
         return self
 
     @property
@@ -336,7 +344,9 @@ class TrainParameters(DataParameters):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate, after the warm-up")
     weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
     label_smoothing: float = _option(0.0, ge=0, lt=1, description="fraction of the label given to both classes")
-    balance: Literal["weights", "sampling", "none"] = Field("sampling", description="classes made equal by")
+    balance: Literal["weights", "sampling", "propensity", "none"] = Field(
+        "sampling", description="classes made equal by"
+    )
     keep_epoch: Literal["best", "last"] = Field("last", description="the one that is kept (best: by validation AUC)")
     patience: int = Field(6, ge=1, le=500, description="keep_epoch best: epochs without a better one, then stop")
     flip: bool = Field(True, description="mirror left and right at random")
@@ -353,11 +363,17 @@ class TrainParameters(DataParameters):
     swap: Literal["none", "border", "outside_lungs"] = _option(
         "none", description="what training images take from another patient's, of either class"
     )
+    swap_layers: Literal["all", "last"] = _option(
+        "all", description="what learns from swapped images (last: that layer, fitted anew on all images and swaps)"
+    )
     swap_share: float = _option(0.5, gt=0, le=1, description="share of the training images that are swapped")
     swap_agrees: float = _option(0.5, ge=0, le=1, description="share of donors of the image's own class; 0.5: a coin")
     swap_levels: bool = _option(False, description="make the donor's grey level that of the image, at the seam")
     swap_aligned: bool = _option(False, description="bring the donor's lungs to where the image's are")
     consistency: float = _option(0.0, ge=0, le=100, description="weight of (z − z swapped)² in the loss; 0: none")
+    evidence_penalty: float = _option(
+        0.0, ge=0, le=100, description="weight of mean |evidence| outside the lungs in the loss; 0: none"
+    )
     tta: Literal["none", "flip", "shifts"] = Field(
         "shifts", description="logits are the mean over (shifts: both ways, and flipped)"
     )
@@ -371,6 +387,8 @@ class TrainParameters(DataParameters):
     def _swaps_what_it_compares(self) -> Self:
         if self.consistency and self.swap == "none":
             raise InputError("consistency compares images with swapped ones: say what is swapped with swap.")
+        if self.swap_layers == "last" and (self.swap == "none" or self.consistency):
+            raise InputError("swap_layers = 'last' fits the last layer on swaps: it needs swap, and no consistency.")
         if self.swap_aligned and self.swap != "outside_lungs":
             raise InputError("swap_aligned moves lungs onto lungs, which needs swap = 'outside_lungs'.")
         return self

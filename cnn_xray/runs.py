@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from cnn_xray import attention, backend, cam, swaps, training
-from cnn_xray.data import TEST_SPLITS, Dataset, load_dataset
+from cnn_xray.data import ORIGINAL, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import PHANTOM, TrainParameters
 from cnn_xray.storage import atomic_folder, resolve
@@ -218,13 +218,19 @@ def _train(p: TrainParameters, data: Dataset, folder: Path) -> dict[str, Any]:
     policy = backend.training_policy(p.precision, p.width or 0)
     trained_by = {**environment(), "precision": policy}
     begun = time.perf_counter()
-    model = network.build(p, policy)
+    model = network.build(p, policy, for_training=True)
     lungs = None if data.lungs is None else data.lungs[train]
     fitted, judged = ((data.pixels[rows], labels[rows]) for rows in (train, validation))
     told = {"labels": labels[train], "patients": data.table["patient"].to_numpy()[train], "lungs": lungs}
-    history = training.fit(model, p, fitted, judged, partial(swaps.planned, p=p, **told))
-    seconds = time.perf_counter() - begun
+    sizes = data.table[ORIGINAL].astype(float).to_numpy()[train]
+    strata = training.propensity_strata(labels[train], fitted[0], sizes) if p.balance == "propensity" else None
+    early = p.model_copy(update={"swap": "none"}) if p.swap_layers == "last" else p
+    history = training.fit(model, early, fitted, judged, partial(swaps.planned, p=early, **told), strata)
     model = network.in_float32(model, p)
+    if p.swap_layers == "last":
+        every = p.model_copy(update={"swap_share": 1.0})
+        training.refit_last_layer(model, p, fitted, partial(swaps.planned, p=every, **told))
+    seconds = time.perf_counter() - begun
     model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)
     told = {

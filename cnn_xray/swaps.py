@@ -55,8 +55,24 @@ def planned(
     InputError
         As `check_lungs`, for swaps outside the lungs.
     """
-    if p.swap == "none":
-        return {}, None
+    plan, change = _planned(order, p, labels, patients, lungs) if p.swap != "none" else ({}, None)
+    if p.evidence_penalty:
+        check_lungs(labels, lungs, "evidence_penalty is above 0")
+        shown = np.asarray(lungs, np.float32)[..., None] * 255
+
+        def with_lungs(take: Any, images: Any, rows: Any, **told: Any) -> Any:
+            from keras import ops
+
+            seen = change(take, images, rows, **told) if change else take(images, rows)
+            return ops.concatenate([ops.cast(seen, "float32"), ops.cast(take(shown, rows), "float32")], axis=-1)
+
+        return plan, with_lungs
+    return plan, change
+
+
+def _planned(
+    order: np.ndarray, p: TrainParameters, labels: np.ndarray, patients: np.ndarray, lungs: np.ndarray | None
+) -> tuple[Plan, Callable[..., Any]]:
     keras = backend.start()
     able = check_lungs(labels, lungs) if p.swap == "outside_lungs" else np.ones(len(labels), bool)
     rng = np.random.default_rng([p.chance, 1])
@@ -89,13 +105,15 @@ def planned(
     return plan, swapped
 
 
-def check_lungs(labels: np.ndarray, lungs: np.ndarray | None) -> np.ndarray:
+def check_lungs(labels: np.ndarray, lungs: np.ndarray | None, why: str = "swap is 'outside_lungs'") -> np.ndarray:
     """Which training images have a lung mask, (N,) bool.
 
     Parameters
     ----------
     labels : ndarray (N,)
     lungs : ndarray (N, S, S) bool, optional
+    why
+        They are needed, in words.
 
     Raises
     ------
@@ -105,7 +123,7 @@ def check_lungs(labels: np.ndarray, lungs: np.ndarray | None) -> np.ndarray:
     able = np.zeros(len(labels), bool) if lungs is None else np.any(lungs, axis=(1, 2))
     if len(np.unique(labels[able])) < 2:
         have = f"{able.sum()} of {len(able)} training images have a lung mask, not of both classes"
-        raise InputError(f"swap is 'outside_lungs', but {have}. Without masks, swap the border.")
+        raise InputError(f"{why}, but {have}. Without masks, swap the border.")
     return able
 
 

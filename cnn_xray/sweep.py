@@ -2,7 +2,6 @@
 
 A sweep trains networks and measures them on validation images, which is enough to choose among arms. No test image is
 read until the file says ``open_test: true``; then the same networks are scored on the test split, without training.
-(A run's id holds the content of its data, so these are other runs than a notebook's, whose data have a test split.)
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from joblib import Parallel, delayed, parallel_config
+from sklearn.model_selection import ParameterGrid
 
 from cnn_xray import InputError, interventions, swaps
 from cnn_xray.data import FITTING, Dataset, load_dataset
@@ -33,30 +33,33 @@ from cnn_xray.parameters import (
     NOTEBOOKS,
     DataParameters,
     ProbeParameters,
-    ShortcutParameters,
     TrainParameters,
     unknown_name,
 )
 from cnn_xray.runs import run_id, run_of
 from cnn_xray.storage import atomic_write
-from cnn_xray.training import probability
+from cnn_xray.training import predict, probability
 
-KEYS = ("notebook", "fixed", "arms", "grid", "seeds", "open_test")
-REGIONS = ("border", "border outside the lungs", "outside the lungs", interventions.ANYWHERE)
+KEYS = ("notebook", "fixed", "arms", "grid", "seeds", "open_test", "external")
+OUTSIDE = "outside the lungs"
+REGIONS = ("border", "border outside the lungs", OUTSIDE, interventions.ANYWHERE)
+UNSEEN = tuple(f"{OUTSIDE}, {surgery}" for surgery in interventions.SURGERIES)  # done to no training image
+DONORS = ProbeParameters.model_fields["donors"].default  # of each class, as in 04_shortcut_tests
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One network of a sweep: its arm, its seed, all that is given, and whether its test images are scored."""
+    """One network of a sweep: its arm, its seed, all that is given, and which images besides validation it scores."""
 
     arm: str
     seed: int
     given: dict[str, Any]
-    open_test: bool
+    open_test: bool = False
+    external: str = ""
 
-    def parameters(self) -> ProbeParameters:
-        """Checked; with what the measures need besides."""
-        return ShortcutParameters.from_mapping({**self.given, "seed": self.seed})
+    def parameters(self) -> TrainParameters:
+        """Checked."""
+        return TrainParameters.from_mapping({**self.given, "seed": self.seed})
 
 
 def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
@@ -66,7 +69,8 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
     ----------
     file
         YAML: ``notebook`` (whose parameters are varied), ``fixed`` (name: value), ``arms`` (arm: {name: value}) or
-        ``grid`` (name: [values]), ``seeds`` (a number of seeds, or a list), ``open_test``.
+        ``grid`` (name: [values]), ``seeds`` (a number of seeds, or a list), ``open_test``, and once that is true
+        ``external`` (a folder or manifest whose test images are scored as well).
     given
         Fixed besides, or instead of what the file says: where the data are.
 
@@ -92,15 +96,18 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
     if not arms or not seeds:
         raise InputError(f"{file}: there is nothing to run, for {'seeds' if arms else 'arms or grid'} is empty.")
     fixed = {**(told.get("fixed") or {}), **(given or {})}
+    scored = bool(told.get("open_test", False)), str(told.get("external") or "")
+    if scored[1] and not scored[0]:
+        raise InputError(f"{file}: external images are scored when the test split is, after the choice: open_test.")
     planned = [
-        Planned(arm, seed, {**fixed, **(changes or {})}, bool(told.get("open_test", False)))
+        Planned(arm, seed, {**fixed, **(changes or {})}, *scored)
         for seed, (arm, changes) in product(seeds, arms.items())
     ]
     same: dict[str, str] = {}
     for one in planned:
         try:
             NOTEBOOKS[notebook].from_mapping({**one.given, "seed": one.seed})
-            what = one.parameters().resolved().model_dump_json(include=set(TrainParameters.model_fields))
+            what = one.parameters().resolved().model_dump_json()
         except InputError as problem:
             raise InputError(f"{file}, arm {one.arm!r}: {problem}") from problem
         other = same.setdefault(what, one.arm)
@@ -113,15 +120,16 @@ def _grid(grid: dict[str, list[Any]], file: Path) -> dict[str, dict[str, Any]]:
     """Arms of all combinations, each named by its values."""
     if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
         raise InputError(f"{file}: grid gives each parameter a list of values, as in swap_share: [0.25, 0.5].")
-    every = (dict(zip(grid, values, strict=True)) for values in product(*grid.values()) if grid)
-    return {", ".join(f"{name} {value}" for name, value in one.items()): one for one in every}
+    every = ParameterGrid(grid) if grid else ()
+    return {", ".join(f"{name} {one[name]}" for name in grid): one for one in every}
 
 
 def measured(one: Planned) -> dict[str, Any]:
     """Train a network unless it is recorded, and measure it: one row of the sweep's table.
 
-    ``val_…`` and, once opened, ``test_…``: metrics at probability 0.5; ``R`` and ``AUC lost`` of each region
-    (`interventions.reliance`, `swap_conflict`); ``logits``, float16, compressed, in base 64.
+    ``val_…`` and, once opened, ``test_…`` and those of the other test sets: metrics at probability 0.5 of the logits
+    that the recipe predicts by; ``logits``, these, float16, compressed, in base 64. On validation and test also ``R``
+    and ``AUC lost`` of each region (`interventions.reliance`, `swap_conflict`), of single views.
 
     Parameters
     ----------
@@ -129,24 +137,32 @@ def measured(one: Planned) -> dict[str, Any]:
         Which network.
     """
     p = one.parameters()
-    data = load_dataset(p, splits=FITTING)
+    data = load_dataset(p, splits=None if one.open_test else FITTING)
     run = run_of(p, data)
-    row: dict[str, Any] = {}
-    views = {"val": data} | ({"test": load_dataset(p)} if one.open_test else {})
-    for split, view in views.items():
-        rows = view.rows(split)
-        logits = run.score(view.pixels[rows])
-        found = classification_metrics(view.table["label"].to_numpy()[rows], probability(logits))
-        row |= {f"{split}_{name}": value for name, value in found.items()}
-        labels, patients = (view.table[name].to_numpy()[rows] for name in ("label", "patient"))
-        pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed)
-        for region in filter(REGIONS.__contains__, interventions.regions_of(view, p.border)):
-            swapped = interventions.swap_effects(run.score, view, rows, pairs, region, p.border)
+    row = {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
+    for split, told in run.predictions.groupby("split", sort=False):
+        row |= _scored(str(split), told["label"], told["logit"])
+    for split in filter(set(run.predictions["split"]).__contains__, ("val", "test")):
+        rows = data.rows(split)
+        labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
+        pairs = interventions.donor_pairs(labels, patients, DONORS, p.seed)
+        logits, able = run.score(data.pixels[rows]), interventions.regions_of(data, p.border)
+        for region in [one for one in (*REGIONS, *UNSEEN) if one.partition(", ")[0] in able]:
+            swapped = interventions.swap_effects(run.score, data, rows, pairs, region, p.border)
             relied = interventions.reliance(swapped, labels, logits, patients, p.seed)
             row |= {f"{split}_R {region}": relied["R"].value}
             row |= {f"{split}_AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
-        row[f"{split}_logits"] = base64.b64encode(zlib.compress(logits.astype(np.float16).tobytes())).decode()
+    if one.external:
+        elsewhere = load_dataset(p.model_copy(update={"data": one.external, "artifact_rho": None}), splits=("test",))
+        logits = predict(run.model, elsewhere.pixels, tta=p.tta)
+        row |= _scored("external", elsewhere.table["label"], logits)
     return row
+
+
+def _scored(split: str, labels: Any, logits: Any) -> dict[str, Any]:
+    found = classification_metrics(labels, probability(np.asarray(logits)))
+    packed = base64.b64encode(zlib.compress(np.asarray(logits, np.float16).tobytes())).decode()
+    return {f"{split}_{name}": value for name, value in (found | {"logits": packed}).items()}
 
 
 def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] | None = None) -> Path:
@@ -174,8 +190,9 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=["arm", "seed", "run", "status"])
     ids = _ids(planned)
     finished = done["status"] == "done"
-    if planned[0].open_test:
-        finished &= done.get("test_auc", pd.Series(index=done.index)).notna()
+    for asked, column in ((planned[0].open_test, "test_auc"), (planned[0].external, "external_auc")):
+        if asked:
+            finished &= done.get(column, pd.Series(index=done.index)).notna()
     todo = [(one, run) for one, run in zip(planned, ids, strict=True) if run not in set(done["run"][finished])]
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
     threads = max(1, (os.cpu_count() or 1) // jobs)

@@ -6,16 +6,21 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 from scipy.special import expit
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from cnn_xray import InputError, backend
 from cnn_xray.parameters import TrainParameters
 
 WARM_UP = 0.1  # fraction of the steps over which the learning rate climbs
 TTA_SHIFT = 0.04  # fraction of the side
+Changes = Callable[[np.ndarray], tuple[dict[str, np.ndarray], Callable[..., Any] | None]]
 
 
 def fit(
@@ -23,7 +28,8 @@ def fit(
     p: TrainParameters,
     train: tuple[np.ndarray, np.ndarray],
     validation: tuple[np.ndarray, np.ndarray],
-    changes: Callable[[np.ndarray], tuple[dict[str, np.ndarray], Callable[..., Any] | None]] | None = None,
+    changes: Changes | None = None,
+    strata: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Train a model in place, leaving it with the weights of its best or its last epoch, and print a line an epoch.
 
@@ -38,6 +44,8 @@ def fit(
     changes
         From the rows of the training images as they come (epochs, steps, batch) to what is done to them
         (`swaps.planned`, `backend.feed_training`).
+    strata : ndarray (N,) int, optional
+        For ``balance`` propensity: within each of them the classes come equally often.
 
     Returns
     -------
@@ -51,7 +59,7 @@ def fit(
     """
     keras, p = backend.start(), p.resolved()
     images, labels = train
-    order = _order(labels, p)
+    order = _order(labels, p, strata)
     plan, change = changes(order) if changes else ({}, None)
     compile_model(model, p, steps=order.shape[0] * order.shape[1])
     stop = keras.callbacks.EarlyStopping("val_auc", mode="max", patience=p.patience, restore_best_weights=True)
@@ -103,24 +111,87 @@ def _consistent(keras: Any, p: TrainParameters) -> Any:
     return loss
 
 
-def _order(labels: np.ndarray, p: TrainParameters) -> np.ndarray:
+def refit_last_layer(model: Any, p: TrainParameters, train: tuple[np.ndarray, np.ndarray], changes: Changes) -> None:
+    """Fit a trained model's last layer anew, in place, on every training image as it is and swapped.
+
+    A logistic regression on the pooled features, classes weighted alike, its penalty by cross-validated log-loss
+    (deep feature reweighting, Kirichenko et al. 2023, arXiv 2204.02937, here on the training images). The rest of the
+    network stays, and the logit stays a sum over cells.
+
+    Parameters
+    ----------
+    model
+        Of `network.build`, trained.
+    p
+        The recipe.
+    train
+        Images (N, S, S) uint8 and their labels (N,).
+    changes
+        As of `fit`, swapping all images.
+    """
+    keras, (images, labels) = backend.start(), train
+    rows = np.resize(np.arange(len(labels)), (1, -(-len(labels) // p.batch_size), p.batch_size))
+    plan, change = changes(rows)
+    assert change, "without swaps there is nothing to fit on"
+    features = keras.Model(model.input, model.get_layer("gap").output)
+    seen = [features.predict(**backend.feed(images), verbose=0)]
+    for step, some in enumerate(rows[0]):
+        told = {name: one[0, step] for name, one in plan.items()}
+        swapped = change(lambda array, which: keras.ops.take(array, which, axis=0), images[..., None], some, **told)
+        seen.append(features.predict_on_batch(swapped))
+    fitted = make_pipeline(StandardScaler(), LogisticRegressionCV(class_weight="balanced", scoring="neg_log_loss"))
+    fitted.fit(np.concatenate(seen), np.concatenate([labels, labels[rows.ravel()]]))
+    scaler, last = fitted
+    kernel = last.coef_[0] / scaler.scale_
+    model.get_layer("logit").set_weights([kernel[:, None], last.intercept_ - kernel @ scaler.mean_])
+
+
+def _order(labels: np.ndarray, p: TrainParameters, strata: np.ndarray | None = None) -> np.ndarray:
     """Rows of the training images as they come: (epochs, steps, batch size) int, drawn anew each epoch.
 
     ``sampling`` draws as many images of either class, with replacement; else every image comes once an epoch, save the
-    few that do not fill a batch.
+    few that do not fill a batch. ``propensity`` draws as many of either class within each stratum, and none of a
+    stratum that has one class alone.
     """
     assert p.epochs, "resolved parameters have epochs"
     rng = np.random.default_rng(p.chance)
     batch = min(p.batch_size, len(labels))
     if p.consistency:  # every image comes twice, the second time swapped
-        half = _order(labels, p.model_copy(update={"consistency": 0.0, "batch_size": max(1, batch // 2)}))
+        half = _order(labels, p.model_copy(update={"consistency": 0.0, "batch_size": max(1, batch // 2)}), strata)
         return np.concatenate([half, half], axis=-1)
     shape = (p.epochs, len(labels) // batch, batch)
     if p.balance == "sampling":
         normal, pneumonia = (rng.choice(np.flatnonzero(labels == value), shape) for value in (0, 1))
         return np.where(rng.random(shape) < 0.5, normal, pneumonia)
+    if p.balance == "propensity":
+        assert strata is not None, "propensity needs strata"
+        of_stratum = pd.DataFrame({"label": labels, "stratum": strata}).groupby("stratum")["label"]
+        mean, count = of_stratum.transform("mean"), of_stratum.transform("size")
+        own = np.where(labels == 1, mean, 1 - mean) * count  # images of the same class in the stratum
+        each = np.where(mean % 1 == 0, 0, count / own)
+        return rng.choice(len(labels), shape, p=each / each.sum())
     kept = shape[1] * batch
     return np.stack([rng.permutation(len(labels))[:kept] for _ in range(p.epochs)]).reshape(shape)
+
+
+def propensity_strata(labels: np.ndarray, images: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Number of the stratum of each image: fifths of the class's log-odds by size, proportions and sharpness, (N,) int.
+
+    Sharpness is the log variance of the Laplacian. Unknown sizes count as the median.
+
+    Parameters
+    ----------
+    labels : ndarray (N,)
+    images : ndarray (N, S, S) uint8
+    sizes : ndarray (N, 2)
+        Original width and height, px, NaN where unknown.
+    """
+    known = pd.DataFrame(np.log(sizes))  # of proportions and area too: a sum of logarithms
+    sharpness = [np.log1p(cv2.Laplacian(image, cv2.CV_32F).var()) for image in images]
+    features = known.fillna(known.median()).fillna(0).assign(sharpness=sharpness).to_numpy()
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features, labels)
+    rank = pd.Series(np.round(model.decision_function(features), 9)).rank()  # ties share theirs, and so a stratum
+    return np.unique(((rank - 0.5) / len(rank) * 5).astype(int), return_inverse=True)[1]
 
 
 def _class_weights(labels: np.ndarray, p: TrainParameters) -> list[float]:

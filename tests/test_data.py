@@ -562,6 +562,42 @@ def many(count=900):
     return pd.DataFrame({"label": order % 2, "split": np.array(["train", "val", "test"])[order % 3]})
 
 
+def test_the_box_about_each_images_lungs_fills_the_view(real):
+    whole = load_planted(real, artifact_rho=None, image_size=224)
+    data = load_planted(real, artifact_rho=None, crop_to="lungs")
+    margin = round(geometry.LUNG_MARGIN * 224) / 224
+    for i, (lung, place) in enumerate(zip(data.lungs, data.placements, strict=True)):
+        x0, y0, x1, y1 = place.window
+        columns, rows = (np.flatnonzero(whole.lungs[i].any(axis=axis)) for axis in (0, 1))
+        assert x0 == pytest.approx(columns[0] / 224 - margin) and x1 == pytest.approx((columns[-1] + 1) / 224 + margin)
+        assert y0 == pytest.approx(rows[0] / 224 - margin) and y1 == pytest.approx((rows[-1] + 1) / 224 + margin)
+        inner = round(margin / (x1 - x0) * 64) + 1
+        assert lung[:, inner + 1].any() and not lung[:, : inner - 2].any() and lung[:, -inner - 2].any()
+    planted = load_planted(real, crop_to="lungs", artifact_kinds="exposure")
+    assert len(planted.table) > len(data.table) and not planted.artifacts.all(axis=(1, 2)).any()
+    with pytest.raises(InputError, match="leave crop at 0"):
+        DataParameters.from_mapping({"crop_to": "lungs", "crop": 0.1})
+
+
+def test_where_no_lungs_are_known_the_box_is_the_mean_of_the_others(images):
+    data = load(images, crop_to="lungs")
+    having = data.table["has_lung"].to_numpy()
+    boxes = np.array([place.window for place in data.placements])
+    np.testing.assert_allclose(
+        boxes[~having], np.tile(boxes[having].mean(axis=0), ((~having).sum(), 1)), atol=0.5 / 224
+    )
+    manifest = pd.read_csv(images / "manifest.csv")
+    manifest.drop(columns="lung_mask").to_csv(images / "manifest.csv", index=False)
+    with pytest.raises(InputError, match="crop_to is 'lungs', which needs lung masks"):
+        load(images, crop_to="lungs")
+
+
+def test_local_equalisation_brings_out_what_is_faint():
+    plain, clear = (load_dataset(DataParameters(phantom_images=80, clahe=clip)) for clip in (0.0, 4.0))
+    detail = [np.abs(np.diff(data.pixels.astype(float), axis=2)).mean() for data in (plain, clear)]
+    assert detail[1] > 1.3 * detail[0] and plain.pixels.shape == clear.pixels.shape
+
+
 @pytest.mark.parametrize("rho", [0.8, 0.0, -0.5])
 def test_the_artifact_agrees_with_the_label_as_often_as_rho_says(rho):
     table = many()

@@ -1,11 +1,14 @@
 """The network: names, map size, padding, standardised images; and its own layers, by hand."""
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
 
-from cnn_xray import backend, geometry, network
+from cnn_xray import backend, cam, geometry, network, swaps
 from cnn_xray.parameters import TrainParameters
+from cnn_xray.training import fit, predict
 
 SMALL = TrainParameters(image_size=32, width=8, seed=2)
 
@@ -134,6 +137,43 @@ def test_erased_patches_are_grey_rectangles_of_the_stated_area_on_the_stated_sha
     assert (sides.prod(axis=1) == erased.sum(axis=(1, 2))).all()
     low, high = np.sqrt(network.ERASED) * 64
     assert low - 1 <= sides.min() < low + 4 and high - 4 < sides.max() <= high + 1
+
+
+def test_the_evidence_penalty_by_hand():
+    keras = backend.start()
+    layer = network.EvidencePenalty(0.5, lambda: keras.ops.array([[2.0], [-1.0]]))
+    features = np.zeros((2, 2, 2, 2), "float32")
+    features[0, 0], features[0, 1] = [1.0, 0.0], [1.0, 5.0]  # evidence 2 above, -3 below
+    features[1] = 100.0
+    lungs = np.zeros((2, 2, 2, 1), "float32")
+    lungs[0, 0] = 1.0  # above; of the second image no lungs are known, and it adds nothing
+    np.testing.assert_array_equal(np.asarray(layer(features, lungs, training=True)), features)
+    assert float(layer.losses[0]) == pytest.approx(0.5 * 3)
+
+
+@pytest.mark.slow
+def test_with_the_evidence_penalty_there_is_less_of_it_outside_the_lungs():
+    rng = np.random.default_rng(0)
+    labels = np.arange(96) % 2
+    images = rng.normal(110, 10, (96, 32, 32))
+    images[:, :, :14:4] += 60 * labels[:, None, None]  # stripes, outside the lungs
+    images[:, 10:22, 18:30] += 60 * labels[:, None, None]
+    images, lungs = np.clip(images, 0, 255).astype(np.uint8), np.zeros((96, 32, 32), bool)
+    lungs[:, :, 16:] = True
+    found = {}
+    for penalty in (0.0, 0.2):
+        p = TrainParameters(
+            image_size=32, width=8, epochs=40, batch_size=16, evidence_penalty=penalty, shift=0.2, learning_rate=5e-3
+        )
+        model = network.build(p, for_training=True)
+        changes = partial(swaps.planned, p=p, labels=labels, patients=np.arange(96), lungs=lungs)
+        fit(model, p, (images, labels), (images, labels), changes)
+        exact = network.in_float32(model, p)
+        np.testing.assert_allclose(predict(exact, images), predict(model, images), atol=1e-4)
+        evidence = np.abs(cam.evidence(exact, images).maps).mean(axis=0)
+        columns = evidence.shape[1] // 2
+        found[penalty] = evidence[:, : columns - 1].sum() / evidence.sum()
+    assert found[0.2] < 0.85 * found[0.0], found
 
 
 def test_a_saved_network_with_every_option_scores_the_same(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
@@ -124,6 +125,63 @@ def test_sampling_draws_as_many_of_either_class_and_all_of_them():
     assert labels[rows].mean(axis=(1, 2)).min() > 0.35
     assert len(set(rows.ravel())) > 195
     assert labels[order(labels, epochs=10)].mean() == pytest.approx(0.1)
+
+
+def test_propensity_draws_as_many_of_either_class_within_every_stratum():
+    labels = np.array([0] * 90 + [1] * 10 + [0] * 10 + [1] * 90 + [1] * 50)
+    strata = np.repeat([0, 1, 2], [100, 100, 50])  # the last has one class alone: nothing to balance
+    p = TrainParameters(epochs=20, batch_size=10, balance="propensity")
+    rows = training._order(labels, p, strata)
+    assert rows.shape == (20, 25, 10) and (strata[rows] < 2).all()
+    for stratum in (0, 1):
+        own = strata[rows] == stratum
+        assert own.mean() == pytest.approx(0.5, abs=0.03)
+        assert labels[rows][own].mean() == pytest.approx(0.5, abs=0.03)
+
+
+def test_strata_of_the_propensity_hold_alike_images_of_either_class():
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    widths = np.round(1000 + 200 * labels + rng.normal(0, 150, 400))
+    sizes, images = np.column_stack([widths, np.full(400, 800.0)]), np.full((400, 16, 16), 90, np.uint8)
+    sizes[3, 0] = np.nan
+    strata = training.propensity_strata(labels, images, sizes)
+    assert np.bincount(strata).tolist() == pytest.approx([80] * 5, abs=2)
+    table = pd.DataFrame({"label": labels, "width": widths})
+    apart = table.groupby([strata, "label"])["width"].mean().unstack()
+    whole = table.groupby("label")["width"].mean()
+    assert (apart[1] - apart[0]).abs().mean() < 0.3 * (whole[1] - whole[0])
+    assert table.groupby(strata)["label"].mean().is_monotonic_increasing
+    images[labels == 1] = rng.integers(0, 255, (16, 16))  # sharpness alone
+    assert training.propensity_strata(labels, images, np.full((400, 2), np.nan)).max() == 1
+
+
+def test_the_last_layer_refitted_on_swaps_no_longer_reads_what_swaps_take_away():
+    """Two features, the means of the left and the right half: the class is in both, in training most of all in one."""
+    keras = backend.start(0)
+    rng = np.random.default_rng(0)
+    labels = np.arange(400) % 2
+    images = rng.normal(120, 15, (400, 8, 8))
+    images[:, :, :4] += 60 * labels[:, None, None]
+    images[:, :, 4:] += 6 * labels[:, None, None]
+    images = np.clip(images, 0, 255).astype(np.uint8)
+    image = keras.Input((8, 8, 1))
+    halves = keras.layers.AveragePooling2D((8, 4))(keras.layers.Rescaling(1 / 255)(image))
+    model = keras.Model(image, keras.layers.Dense(1, name="logit")(keras.layers.Flatten(name="gap")(halves)))
+    model.get_layer("logit").set_weights([np.array([[9.0], [0.0]]), np.array([-5.0])])
+
+    def changes(order):
+        def left_from_another(take, images, rows, donors):
+            left = np.arange(8) < 4
+            return keras.ops.where(left[:, None], take(images, donors), take(images, rows))
+
+        return {"donors": np.random.default_rng(1).integers(400, size=order.shape)}, left_from_another
+
+    training.refit_last_layer(model, TrainParameters(batch_size=32), (images, labels), changes)
+    left, right = model.get_layer("logit").get_weights()[0][:, 0]
+    assert right > 2 * abs(left)
+    logits = training.predict(model, images)
+    assert ((logits > 0) == labels).mean() > 0.8
 
 
 @pytest.mark.parametrize("balance", ["weights", "sampling"])
