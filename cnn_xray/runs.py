@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -20,11 +21,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student_t
 
-from cnn_xray import attention, backend, cam, swaps, training
+from cnn_xray import InputError, attention, backend, cam, swaps, training
 from cnn_xray.data import ORIGINAL, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
-from cnn_xray.parameters import PHANTOM, TrainParameters
+from cnn_xray.parameters import PHANTOM, RECIPES, TrainParameters
 from cnn_xray.storage import atomic_folder, resolve
 
 TRAINING = 3  # counts changes of the network or its training: with another number, older runs are other runs
@@ -335,3 +337,91 @@ def runs_table(runs: list[Run]) -> pd.DataFrame:
         One a row.
     """
     return pd.DataFrame([{"run": run.id, **run.record["parameters"], **run.record["metrics"]} for run in runs])
+
+
+def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
+    """Every recorded run and every row of some sweeps' tables, one row a run.
+
+    Columns: ``run``; ``arm``, its name in a sweep, else what differs from the defaults; ``role`` (main, probe, null:
+    permuted labels, stress: an artifact planted in files); ``seed``; ``status``; ``seconds``; the parameters that vary;
+    every metric; of sweeps also R by region.
+
+    Parameters
+    ----------
+    folder
+        Of the run records.
+    sweeps
+        Tables of `sweep.sweep`.
+
+    Raises
+    ------
+    InputError
+        Where there is no run, or a table cannot be read.
+    """
+    records = [Run(file.parent) for file in sorted(folder.glob("*/run.json"))]
+    rows = {run.id: _row(run) for run in records}
+    for file in sweeps:
+        try:
+            table = pd.read_csv(file).drop(columns=["val_logits", "test_logits"], errors="ignore")
+            told = {row["run"]: row for row in table.dropna(axis=1, how="all").to_dict("records")}
+        except (OSError, ValueError, KeyError) as problem:
+            raise InputError(f"{file} cannot be read as a sweep's table: {problem}") from problem
+        rows |= {run: {**rows.get(run, {"role": "main"}), **row} for run, row in told.items()}
+    if not rows:
+        raise InputError(f"There is no finished run in {folder}.")
+    table = pd.DataFrame(rows.values())
+    known = [name for name in table if name in TrainParameters.model_fields and name != "seed"]
+    same = [name for name in known if table[name].nunique(dropna=False) == 1]
+    first = ["run", "arm", "role", "seed", "status", "seconds"]
+    return table.drop(columns=same)[[*first, *(name for name in table if name not in {*first, *same})]]
+
+
+def _row(run: Run) -> dict[str, Any]:
+    p, defaults = run.record["parameters"], {name: one.default for name, one in TrainParameters.model_fields.items()}
+    usual = RECIPES[PHANTOM if p["data"] == PHANTOM else "default"] | {"data": p["data"], "seed": p["seed"]}
+    told = [f"{name} {value}" for name, value in p.items() if value != {**defaults, **usual}[name]]
+    planted = p["data"] != PHANTOM and p.get("artifact_rho") is not None
+    role = "null" if p["labels"] != "true" else "probe" if p["keep"] != "all" else "stress" if planted else "main"
+    done = {"status": "done", "seconds": run.metrics["train_seconds"]}
+    return {"run": run.id, "arm": ", ".join(told) or "defaults", "role": role, **done, **p, **run.metrics}
+
+
+def difference(table: pd.DataFrame, first: str, second: str) -> tuple[list[str], pd.DataFrame]:
+    """What differs between two arms: parameters in words, and metrics paired by seed.
+
+    Parameters
+    ----------
+    table
+        Of `tidy`.
+    first, second
+        Names of arms, or ids of runs.
+
+    Returns
+    -------
+    tuple
+        Sentences; and one row a metric: means of both, their difference (second − first), its 95 % interval over seeds
+        (Student's t, NaN with one seed), and seeds.
+
+    Raises
+    ------
+    InputError
+        For an arm that is not there, and arms without a common seed.
+    """
+    arms = []
+    for name in (first, second):
+        rows = table[(table["arm"] == name) | (table["run"] == name)]
+        if rows.empty:
+            raise InputError(f"There is no arm or run {name!r}; there are {', '.join(sorted(set(table['arm'])))}.")
+        arms.append(rows.drop_duplicates("seed").set_index("seed"))
+    seeds = arms[0].index.intersection(arms[1].index)
+    if seeds.empty:
+        raise InputError(f"{first!r} and {second!r} have no seed in common, so nothing can be paired.")
+    one, other = (arm.loc[seeds] for arm in arms)
+    given = [name for name in one if name in TrainParameters.model_fields]
+    told = [f"{name}: {one[name].iloc[0]} → {other[name].iloc[0]}" for name in given]
+    metrics = table.select_dtypes("number").columns.difference([*given, "seed", "seconds"], sort=False)
+    apart = (other[metrics] - one[metrics]).dropna(axis=1)
+    half = apart.sem() * student_t.ppf(0.975, len(seeds) - 1)
+    columns = {"first": one[apart.columns].mean(), "second": other[apart.columns].mean(), "difference": apart.mean()}
+    found = pd.DataFrame({**columns, "low": apart.mean() - half, "high": apart.mean() + half, "seeds": len(seeds)})
+    return [line for line in told if len(set(line.split(": ", 1)[1].split(" → "))) > 1], found

@@ -1,17 +1,20 @@
 """Runs: what a record holds, when it is reused, and that half a run is never taken for one."""
 
+import json
 import signal
 import subprocess
 import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
-from cnn_xray import runs, training
+from cnn_xray import InputError, runs, training
 from cnn_xray.data import FITTING, load_dataset
-from cnn_xray.parameters import TrainParameters
+from cnn_xray.parameters import RECIPES, TrainParameters
+from cnn_xray.report.cli import main
 from cnn_xray.runs import find_run, identity, run_id, run_of
 
 TINY = {"phantom_images": 80, "image_size": 32, "width": 4, "epochs": 1, "batch_size": 16}
@@ -97,6 +100,41 @@ def test_a_run_is_that_of_its_training_images_and_measured_again_on_other_test_i
         assert "recorded already, reused" in (run_of(p, data), capsys.readouterr().out)[1]
     run_of(p, replace(whole, test_fingerprint="of others"))
     assert "measured again" in capsys.readouterr().out
+
+
+def test_all_runs_are_one_table_and_two_arms_are_compared_seed_by_seed(tmp_path, capsys):
+    """Records and a sweep's rows by hand: the second arm is better by .02 and .04, mean .03, t(.975, 1) = 12.706."""
+    defaults = {name: field.default for name, field in TrainParameters.model_fields.items()} | RECIPES["default"]
+    for arm, more, aucs in (
+        ("a", {}, (0.9, 0.8)),
+        ("b", {"crop": 0.1}, (0.92, 0.84)),
+        ("n", {"labels": "permuted"}, (0.5,)),
+    ):
+        for seed, auc in enumerate(aucs):
+            metrics = {"test_auc": auc, "train_seconds": 1.0}
+            record = {"parameters": {**defaults, "data": "images", "seed": seed, **more}, "metrics": metrics}
+            (tmp_path / f"{arm}{seed}").mkdir()
+            (tmp_path / f"{arm}{seed}" / "run.json").write_text(json.dumps(record))
+    sweep = pd.DataFrame({"arm": "swapped", "seed": [0, 1], "run": ["b0", "lost"], "status": ["done", "failed"]})
+    sweep.assign(val_logits="x", **{"val_R border": [0.3, np.nan]}).to_csv(tmp_path / "study.csv", index=False)
+    table = runs.tidy(tmp_path)
+    assert table.set_index("run").loc[["a0", "b0", "n0"], ["arm", "role"]].to_numpy().tolist() == [
+        ["defaults", "main"], ["crop 0.1", "main"], ["labels permuted", "null"],
+    ]  # fmt: skip
+    assert "crop" in table and "zoom" not in table and "image_size" not in table
+    told, found = runs.difference(table, "defaults", "crop 0.1")
+    assert told == ["crop: 0.0 → 0.1"] and found.loc["test_auc", "seeds"] == 2
+    auc = found.loc["test_auc", ["first", "second", "difference", "low", "high"]].tolist()
+    assert auc == pytest.approx([0.85, 0.88, 0.03, 0.03 - 0.12706, 0.03 + 0.12706], abs=1e-4)
+    assert main(["diff", "a1", "b1", "--runs", str(tmp_path)]) == 0 and "0.04" in capsys.readouterr().out
+    both = runs.tidy(tmp_path, [tmp_path / "study.csv"]).set_index("run")
+    assert both.loc["b0", "arm"] == "swapped" and both.loc["b0", "val_R border"] == 0.3
+    assert both.loc["lost", "status"] == "failed" and "val_logits" not in both
+    for asked, sentence in (("zzz", "There is no arm or run 'zzz'; there are crop 0.1"), ("n0", "n0")):
+        assert main(["diff", "b1", asked, "--runs", str(tmp_path)]) == 2
+        assert sentence in capsys.readouterr().err
+    with pytest.raises(InputError, match="There is no finished run in"):
+        runs.tidy(tmp_path / "nowhere")
 
 
 def test_an_option_that_is_off_is_no_part_of_a_runs_name(p):

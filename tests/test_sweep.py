@@ -1,14 +1,17 @@
 """A sweep refuses before it starts, goes on after failures and interruptions, and never runs a finished run again."""
 
+import base64
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -63,6 +66,7 @@ def test_a_grid_is_all_its_combinations(tmp_path):
         ({"arms": {"one": {"crop": 0.7}}}, "arm 'one': crop is 0.7, but it must be a number"),
         ({"arms": {"one": {}, "two": {"crop": 0.0}}}, "the arms 'one' and 'two' are one and the same run"),
         ({"arms": {"one": {"consistency": 1.0}}}, "say what is swapped"),
+        ({"external": "elsewhere"}, "external images are scored when the test split is, after the choice"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence_before_anything_starts(tmp_path, told, sentence):
@@ -158,3 +162,19 @@ def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp
     assert not [name for name in rows if name.startswith("test_")]
     record = json.loads((tmp_path / "runs" / rows.loc["plain", "run"] / "run.json").read_text())
     assert set(record["images"]) == {"train", "val"}
+    assert {f"val_R {region}" for region in (*module.REGIONS, *module.UNSEEN)} <= set(rows)
+    packed = zlib.decompress(base64.b64decode(rows.loc["plain", "val_logits"]))
+    assert len(np.frombuffer(packed, np.float16)) == record["images"]["val"]
+    phantom = next((tmp_path / "cache" / "phantoms").glob("*/manifest.csv"))
+    written(tmp_path, fixed=TINY | {"runs": str(tmp_path / "runs")}, seeds=1, open_test=True, external=str(phantom))
+    told = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0 and "2 runs: 0 done, 2 waiting" in told.stdout, told.stderr
+    opened = pd.read_csv(table).set_index("arm")
+    assert opened["run"].tolist() == rows["run"].tolist()
+    assert opened[["test_auc", "conflict_auc", "test_AUC lost border"]].notna().all(axis=None)
+    pd.testing.assert_series_equal(opened["external_auc"], opened["test_auc"], check_names=False)  # the same images
+    pd.testing.assert_series_equal(opened["val_auc"], rows["val_auc"])
+    assert (
+        json.loads((tmp_path / "runs" / rows.loc["plain", "run"] / "run.json").read_text())["trained_by"]
+        == record["trained_by"]
+    )

@@ -1,4 +1,4 @@
-"""The command line: `cnn-xray report`, `cnn-xray run`, `cnn-xray verdict` and `cnn-xray sweep`."""
+"""The command line: `cnn-xray report`, `run`, `verdict`, `sweep`, `table` and `diff`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="cnn-xray", description="Does this chest X-ray network look at the disease, or at the scanner?"
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="report | run | verdict | sweep")
+    commands = parser.add_subparsers(required=True, metavar="report | run | verdict | sweep | table | diff")
     common = argparse.ArgumentParser(add_help=False)
     meaning = "a parameter for every notebook that knows it, as in -p crop 0.1; may be repeated"
     common.add_argument(
@@ -98,6 +98,27 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine (default: 1)")
     sweep.add_argument("--scheduler", default="", help="address of a dask.distributed scheduler (not tried yet)")
     sweep.set_defaults(command=_sweep)
+
+    records = argparse.ArgumentParser(add_help=False)
+    meaning = "a sweep's table, such as study.csv; may be repeated"
+    records.add_argument("--sweep", action="append", type=Path, default=[], metavar="CSV", help=meaning)
+    records.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run records (default: runs)")
+    table = commands.add_parser(
+        "table",
+        parents=[records],
+        help="all recorded runs as one table",
+        description="Write every recorded run, and every run of some sweeps, as one tidy CSV table to the terminal.",
+    )
+    table.set_defaults(command=_table)
+    diff = commands.add_parser(
+        "diff",
+        parents=[records],
+        help="what differs between two arms",
+        description="Say in which parameters two arms differ, and by how much their metrics, paired by seed.",
+    )
+    for which in ("first", "second"):
+        diff.add_argument(which, help="name of an arm, or id of a run")
+    diff.set_defaults(command=_diff)
     return parser
 
 
@@ -176,6 +197,19 @@ def _sweep(options: argparse.Namespace) -> None:
     if options.jobs < 1:
         raise InputError(f"--jobs is {options.jobs}, but it must be at least 1.")
     print(sweep(options.file, options.jobs, options.scheduler, _given(options)))
+
+
+def _table(options: argparse.Namespace) -> None:
+    from cnn_xray.runs import tidy
+
+    tidy(options.runs, options.sweep).to_csv(sys.stdout, index=False)
+
+
+def _diff(options: argparse.Namespace) -> None:
+    from cnn_xray.runs import difference, tidy
+
+    told, metrics = difference(tidy(options.runs, options.sweep), options.first, options.second)
+    print("\n".join([*told, "", metrics.to_string(float_format="{:.4g}".format)]))
 
 
 def _executed(options: argparse.Namespace) -> Path:
