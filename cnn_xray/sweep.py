@@ -26,7 +26,7 @@ import yaml
 from joblib import Parallel, delayed, parallel_config
 from sklearn.model_selection import ParameterGrid
 
-from cnn_xray import InputError, interventions, swaps
+from cnn_xray import InputError, attention, cam, geometry, interventions, swaps
 from cnn_xray.data import FITTING, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import (
@@ -44,6 +44,7 @@ KEYS = ("notebook", "fixed", "arms", "grid", "seeds", "open_test", "external")
 OUTSIDE = "outside the lungs"
 REGIONS = ("border", "border outside the lungs", OUTSIDE, interventions.ANYWHERE)
 UNSEEN = tuple(f"{OUTSIDE}, {surgery}" for surgery in interventions.SURGERIES)  # done to no training image
+PICTURE = ("lung_enrichment", "log2_border_density_ratio")
 DONORS = ProbeParameters.model_fields["donors"].default  # of each class, as in 04_shortcut_tests
 
 
@@ -129,7 +130,8 @@ def measured(one: Planned) -> dict[str, Any]:
 
     ``val_…`` and, once opened, ``test_…`` and those of the other test sets: metrics at probability 0.5 of the logits
     that the recipe predicts by; ``logits``, these, float16, compressed, in base 64. On validation and test also ``R``
-    and ``AUC lost`` of each region (`interventions.reliance`, `swap_conflict`), of single views.
+    and ``AUC lost`` of each region (`interventions.reliance`, `swap_conflict`), of single views, and what the picture
+    shows: mean ``lung_enrichment`` and ``log2_border_density_ratio`` (`attention.attention_metrics`).
 
     Parameters
     ----------
@@ -139,14 +141,19 @@ def measured(one: Planned) -> dict[str, Any]:
     p = one.parameters()
     data = load_dataset(p, splits=None if one.open_test else FITTING)
     run = run_of(p, data)
-    row = {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
+    row = {"data": data.name} | {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
     for split, told in run.predictions.groupby("split", sort=False):
         row |= _scored(str(split), told["label"], told["logit"])
     for split in filter(set(run.predictions["split"]).__contains__, ("val", "test")):
         rows = data.rows(split)
         labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
         pairs = interventions.donor_pairs(labels, patients, DONORS, p.seed)
-        logits, able = run.score(data.pixels[rows]), interventions.regions_of(data, p.border)
+        found, able = cam.evidence(run.model, data.pixels[rows]), interventions.regions_of(data, p.border)
+        logits, grid = found.logits, found.maps.shape[1:]
+        lungs = None if data.lungs is None else geometry.area_mean(data.lungs[rows], grid)
+        sign, border = cam.explained_sign(logits, p.explain), geometry.border_cells(p.border, grid)
+        shown = attention.attention_metrics(found.maps, sign, border, lungs)[list(PICTURE)].mean()
+        row |= shown.add_prefix(f"{split}_").to_dict()
         for region in [one for one in (*REGIONS, *UNSEEN) if one.partition(", ")[0] in able]:
             swapped = interventions.swap_effects(run.score, data, rows, pairs, region, p.border)
             relied = interventions.reliance(swapped, labels, logits, patients, p.seed)
