@@ -499,12 +499,29 @@ class CroppingParameters(ProbeParameters):
         return [self.artifact_location, "inside"] if twin else [self.artifact_location]
 
 
+class ReduceParameters(TrainParameters):
+    """06_reduce."""
+
+    shown: ClassVar = "data study baseline arm margin seed runs".split()
+
+    study: str = Field("benchmarks/reduce", min_length=1, description="folder of the sweeps' tables")
+    baseline: str = Field("plain", min_length=1, description="the arm that the others are compared with")
+    arm: str = Field("", description="the arm that is proposed; empty: swap 0.9 phantom, outside swap files")
+    margin: float = Field(0.005, gt=0, lt=1, description="of AUC that an arm may lose and count as no worse")
+
+    @property
+    def proposed(self) -> str:
+        """Name of the arm that is proposed."""
+        return self.arm or ("swap 0.9" if self.data == PHANTOM else "outside swap")
+
+
 NOTEBOOKS: dict[str, type[DataParameters]] = {
     "01_data_audit": AuditParameters,
     "02_train": RecipeParameters,
     "03_attention": AttentionParameters,
     "04_shortcut_tests": ShortcutParameters,
     "05_before_after_cropping": CroppingParameters,
+    "06_reduce": ReduceParameters,
     "appendix_recipe_selection": SelectionParameters,
 }
 

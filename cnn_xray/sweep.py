@@ -31,6 +31,7 @@ from cnn_xray.data import FITTING, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import (
     NOTEBOOKS,
+    PHANTOM,
     DataParameters,
     ProbeParameters,
     TrainParameters,
@@ -141,7 +142,8 @@ def measured(one: Planned) -> dict[str, Any]:
     p = one.parameters()
     data = load_dataset(p, splits=None if one.open_test else FITTING)
     run = run_of(p, data)
-    row = {"data": data.name} | {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
+    row = {"data": PHANTOM if p.data == PHANTOM else data.name}
+    row |= {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
     for split, told in run.predictions.groupby("split", sort=False):
         row |= _scored(str(split), told["label"], told["logit"])
     for split in filter(set(run.predictions["split"]).__contains__, ("val", "test")):
@@ -164,6 +166,41 @@ def measured(one: Planned) -> dict[str, Any]:
         logits = predict(run.model, elsewhere.pixels, tta=p.tta)
         row |= _scored("external", elsewhere.table["label"], logits)
     return row
+
+
+def studied(folder: Path, data: str) -> pd.DataFrame:
+    """The finished runs of all sweeps in a folder on data of one name, with the column ``sweep``: its file's name.
+
+    Parameters
+    ----------
+    folder
+        Of the sweeps' tables.
+    data
+        ``phantom``, or the name of the images' folder or table.
+
+    Raises
+    ------
+    InputError
+        Where there is none.
+    """
+    tables = [pd.read_csv(file).assign(sweep=file.stem) for file in sorted(folder.glob("*.csv"))]
+    every = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["data", "status"])
+    found = every[(every["data"] == data) & (every["status"] == "done")].dropna(axis=1, how="all")
+    if found.empty:
+        which = f"{folder} has no finished sweep of {data}"
+        raise InputError(f"{which}; run cnn-xray sweep with one of its YAML files{' and -p data' * (data != PHANTOM)}.")
+    return found.reset_index(drop=True)
+
+
+def logits_of(packed: str) -> np.ndarray:
+    """The logits (n,) that a sweep's table holds, in the order of the split's images.
+
+    Parameters
+    ----------
+    packed
+        Of `measured`.
+    """
+    return np.frombuffer(zlib.decompress(base64.b64decode(packed)), np.float16).astype(float)
 
 
 def _scored(split: str, labels: Any, logits: Any) -> dict[str, Any]:
@@ -208,6 +245,8 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
         for count, row in enumerate(workers(delayed(_in_its_own_process)(*one, threads) for one in todo), 1):
             same = (done["run"] == row["run"]) | ((done["arm"] == row["arm"]) & (done["seed"] == row["seed"]))
             done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)
+            place = done["run"].map({run: number for number, run in enumerate(ids)})  # in the file's order, then others
+            done = done.loc[place.sort_values(kind="stable").index]
             with atomic_write(table) as handle:
                 handle.write(done.to_csv(index=False, float_format="%.6g").encode())
             failed += row["status"] == "failed"

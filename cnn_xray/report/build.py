@@ -17,12 +17,13 @@ import pandas as pd
 from markupsafe import Markup
 
 from cnn_xray import InputError, __version__, parameters
-from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, unknown_name
+from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, ReduceParameters, unknown_name
 from cnn_xray.report.words import HEADLINE, RUNS, table_html
 from cnn_xray.runs import Run, find_run, package_versions, runs_table
 from cnn_xray.storage import atomic_folder, home, resolve
 
 TEMPLATES = Path(__file__).parent
+STUDY = ReduceParameters.model_fields["study"].default  # folder of the sweeps' tables
 LARGEST = 2_000_000  # bytes of one executed notebook or page
 SHOWN = ("test_auc", "test_accuracy", "conflict_auc", "val_auc")  # of a run, on the index
 
@@ -277,6 +278,8 @@ def default_name(data: str) -> str:
 def chosen_notebooks(only: Sequence[str], data: str = PHANTOM) -> list[Path]:
     """The project's numbered notebooks in order, and its appendices where the data are no phantom.
 
+    06_reduce reads recorded sweeps, and is left out where there are none of these data.
+
     Parameters
     ----------
     only
@@ -300,7 +303,10 @@ def chosen_notebooks(only: Sequence[str], data: str = PHANTOM) -> list[Path]:
             raise InputError(f"No notebook's name begins with {start!r}; there are {names}.")
     if only:
         return [path for path in every if path.name.startswith(tuple(only))]
-    return numbered if data == PHANTOM else every
+    study = (pd.read_csv(file, usecols=["data"])["data"] for file in resolve(STUDY).glob("*.csv"))
+    if not any((names == default_name(data)).any() for names in study):
+        every = [path for path in every if path.stem != "06_reduce"]
+    return [path for path in every if path in numbered] if data == PHANTOM else every
 
 
 def _executed(todo: Plan, title: str, terminal: TextIO) -> Chapter:
