@@ -294,7 +294,7 @@ def test_the_page_lists_every_parameter_once_with_the_notebooks_that_know_it():
         "fraction cut from each side of the frame",
         "**01** **02** **03** **04** **05** 06 appendix ",
     ]
-    assert told["zoom", "`0.15`"][2:] == ["largest random \\|log scale\\|", "**02** 03 04 05 **appendix** "]
+    assert told["zoom", "`0.15`"][2:] == ["largest random \\|log scale\\|", "**02** 03 04 05 06 **appendix** "]
     assert [default for name, default in told if name == "layer"] == ["`'relu0a'`"]
 
 
