@@ -31,13 +31,6 @@ unknown or impossible is refused by the notebook's second cell. This page is wri
 | parameter | takes | default | meaning | notebooks |
 |---|---|---|---|---|
 """
-RENAMED = {  # parameters and choices: what they are called now
-    "ring": "border",
-    "ring_outside_lungs": "border_outside_lungs",
-    "outside_box": "outside_lung_box",
-    "outline": "lung_outline",
-    "centre": "without_border",
-}
 
 
 class Parameters(BaseModel):
@@ -92,7 +85,7 @@ class Parameters(BaseModel):
 
 
 def unknown_name(name: str, known: Collection[str]) -> str:
-    """The sentence that refuses a name and gives its new one, or the nearest known one.
+    """The sentence that refuses a name and gives the nearest known one.
 
     Parameters
     ----------
@@ -101,8 +94,6 @@ def unknown_name(name: str, known: Collection[str]) -> str:
     known
         Names of the parameters there are.
     """
-    if RENAMED.get(name) in known:
-        return f"There is no parameter {name!r} any more: it is {RENAMED[name]!r} now."
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
     return f"There is no parameter {name!r}; the nearest one is {nearest[0]!r}."
 
@@ -114,9 +105,6 @@ def _sentence(cls: type[Parameters], problem: Any) -> str:
     if name not in cls.model_fields:
         return unknown_name(name, cls.model_fields)
     field = cls.model_fields[name]
-    new = RENAMED.get(str(value))
-    if new in get_args(field.annotation):
-        return f"{name} is {value!r}, but that is called {new!r} now."
     return f"{name} is {value!r}, but it must be {_allowed(field)}."
 
 

@@ -14,16 +14,16 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import yaml
-from joblib import Parallel, delayed, parallel_config
+from joblib import Parallel, delayed
 from sklearn.model_selection import ParameterGrid
 
 from cnn_xray import InputError, attention, cam, geometry, interventions, swaps
@@ -142,7 +142,7 @@ def measured(one: Planned) -> dict[str, Any]:
     p = one.parameters()
     data = load_dataset(p, splits=None if one.open_test else FITTING)
     run = run_of(p, data)
-    row = {"data": PHANTOM if p.data == PHANTOM else data.name}
+    row: dict[str, Any] = {"data": PHANTOM if p.data == PHANTOM else data.name}
     row |= {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
     for split, told in run.predictions.groupby("split", sort=False):
         row |= _scored(str(split), told["label"], told["logit"])
@@ -155,7 +155,7 @@ def measured(one: Planned) -> dict[str, Any]:
         lungs = None if data.lungs is None else geometry.area_mean(data.lungs[rows], grid)
         sign, border = cam.explained_sign(logits, p.explain), geometry.border_cells(p.border, grid)
         shown = attention.attention_metrics(found.maps, sign, border, lungs)[list(PICTURE)].mean()
-        row |= shown.add_prefix(f"{split}_").to_dict()
+        row |= {f"{split}_{name}": value for name, value in shown.items()}
         for region in [one for one in (*REGIONS, *UNSEEN) if one.partition(", ")[0] in able]:
             swapped = interventions.swap_effects(run.score, data, rows, pairs, region, p.border)
             relied = interventions.reliance(swapped, labels, logits, patients, p.seed)
@@ -219,7 +219,7 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     file
         Of `read`.
     jobs
-        Runs at a time on this machine, which share its cores.
+        Runs at a time on one machine, which share its cores.
     scheduler
         Address of a dask.distributed scheduler, whose workers run instead.
     given
@@ -239,22 +239,18 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
             finished &= done.get(column, pd.Series(index=done.index)).notna()
     todo = [(one, run) for one, run in zip(planned, ids, strict=True) if run not in set(done["run"][finished])]
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     begun, failed = time.perf_counter(), 0
-    with _on(scheduler), _children(), Parallel(jobs, prefer="threads", return_as="generator_unordered") as workers:
-        for count, row in enumerate(workers(delayed(_in_its_own_process)(*one, threads) for one in todo), 1):
-            same = (done["run"] == row["run"]) | ((done["arm"] == row["arm"]) & (done["seed"] == row["seed"]))
-            done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)
-            place = done["run"].map({run: number for number, run in enumerate(ids)})  # in the file's order, then others
-            done = done.loc[place.sort_values(kind="stable").index]
-            with atomic_write(table) as handle:
-                handle.write(done.to_csv(index=False, float_format="%.6g").encode())
-            failed += row["status"] == "failed"
-            left = (time.perf_counter() - begun) / count * (len(todo) - count) / 60
-            told = row["status"] if row["status"] == "done" else f"{row['status']}: {row['error']}"
-            print(
-                f"[{count}/{len(todo)}] {row['arm']}, seed {row['seed']}: {told}; about {left:.0f} min left", flush=True
-            )
+    for count, row in enumerate(_rows(todo, jobs, scheduler), 1):
+        same = (done["run"] == row["run"]) | ((done["arm"] == row["arm"]) & (done["seed"] == row["seed"]))
+        done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)
+        place = done["run"].map({run: number for number, run in enumerate(ids)})  # in the file's order, then others
+        done = done.loc[place.sort_values(kind="stable").index]
+        with atomic_write(table) as handle:
+            handle.write(done.to_csv(index=False, float_format="%.6g").encode())
+        failed += row["status"] == "failed"
+        left = (time.perf_counter() - begun) / count * (len(todo) - count) / 60
+        told = row["status"] if row["status"] == "done" else f"{row['status']}: {row['error']}"
+        print(f"[{count}/{len(todo)}] {row['arm']}, seed {row['seed']}: {told}; about {left:.0f} min left", flush=True)
     if failed:
         raise InputError(f"{failed} of {len(todo)} runs failed; {table} says why. The same command tries them again.")
     return table
@@ -274,54 +270,62 @@ def _ids(planned: list[Planned]) -> list[str]:
     return ids
 
 
-def _in_its_own_process(one: Planned, run: str, threads: int) -> dict[str, Any]:
-    """The row of a run, done or failed; a crash takes down no other."""
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), str(threads))
-    row = {name: value for name, value in one.given.items() if name not in ("data", "runs")}
-    row |= {"arm": one.arm, "seed": one.seed, "run": run}
-    begun = time.perf_counter()
-    command = [sys.executable, "-m", "cnn_xray.sweep", json.dumps(vars(one))]
-    with subprocess.Popen(
-        command, env={**os.environ, **limits}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
-        _RUNNING.append(child)
-        out, error = child.communicate()
-        _RUNNING.remove(child)
-    row |= {"seconds": round(time.perf_counter() - begun, 1)}
-    if child.returncode:
-        said = error.strip().splitlines() or [f"the process ended with {child.returncode}"]
-        return row | {"status": "failed", "error": said[-1]}
-    return row | {"status": "done"} | json.loads(out.splitlines()[-1])
-
-
-_RUNNING: list[subprocess.Popen[str]] = []
-
-
-@contextmanager
-def _children() -> Iterator[None]:
-    """Whatever ends the sweep ends its runs."""
-    try:
-        yield
-    finally:
-        for child in list(_RUNNING):
-            child.terminate()
-
-
-def _on(scheduler: str) -> Any:
-    """Where joblib runs: on this machine, or on the workers of a scheduler."""
+def _rows(todo: list[tuple[Planned, str]], jobs: int, scheduler: str) -> Iterator[dict[str, Any]]:
+    """The row of each run as it is finished: on this machine, or by the workers of a scheduler."""
     if not scheduler:
-        return nullcontext()
+        with Parallel(jobs, prefer="threads", return_as="generator_unordered") as workers:
+            yield from workers(delayed(_in_its_own_process)(*one, jobs) for one in todo)
+        return
     try:
-        from distributed import Client
+        from distributed import Client, as_completed
 
-        Client(scheduler, timeout="10s")
+        client = Client(scheduler, timeout="10s")
     except (ImportError, OSError, ValueError) as problem:
         needed = "--scheduler needs dask.distributed, installed here and running there"
         raise InputError(f"No Dask scheduler at {scheduler} can be reached: {problem}. {needed}.") from problem
-    return parallel_config("dask")
+    with client:
+        futures = {client.submit(_in_its_own_process, *one, jobs, pure=False): one for one in todo}
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except Exception as problem:  # a worker that died, or that lacks a module; the other runs go on
+                yield _told(*futures[future]) | {"status": "failed", "error": f"{type(problem).__name__}: {problem}"}
+
+
+def _told(one: Planned, run: str) -> dict[str, Any]:
+    """What a row says of its run beforehand."""
+    given = {name: value for name, value in one.given.items() if name not in ("data", "runs")}
+    return given | {"arm": one.arm, "seed": one.seed, "run": run}
+
+
+def _in_its_own_process(one: Planned, run: str, jobs: int) -> dict[str, Any]:
+    """The row of a run, done or failed, with its share of the cores; a crash takes down no other."""
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), threads)
+    begun = time.perf_counter()
+    read_end, write_end = os.pipe()  # closed by the system when this process ends, however it ends
+    command = [sys.executable, "-m", "cnn_xray.sweep", json.dumps(vars(one)), str(read_end)]
+    try:
+        environment = {**os.environ, **limits}
+        done = subprocess.run(command, env=environment, pass_fds=[read_end], capture_output=True, text=True)
+    finally:
+        os.close(read_end)
+        os.close(write_end)
+    row = _told(one, run) | {"seconds": round(time.perf_counter() - begun, 1)}
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
+        return row | {"status": "failed", "error": said[-1]}
+    return row | {"status": "done"} | json.loads(done.stdout.splitlines()[-1])
+
+
+def _end_with(pipe: int) -> None:
+    """End this process when the other end of a pipe is closed: a sweep that is killed takes its runs with it."""
+    os.read(pipe, 1)
+    os._exit(1)
 
 
 if __name__ == "__main__":
+    Thread(target=_end_with, args=[int(sys.argv[2])], daemon=True).start()
     try:
         found = measured(Planned(**json.loads(sys.argv[1])))
     except InputError as sentence:

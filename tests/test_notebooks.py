@@ -79,7 +79,7 @@ def refused(name: str, tmp_path: Path, monkeypatch, **given) -> PapermillExecuti
     ("given", "sentence"),
     [
         ({"crpo": 0.1, "rotation": 400}, "There is no parameter 'crpo'; the nearest one is 'crop'."),
-        ({"ring": 0.1, "epochs": 0}, "There is no parameter 'ring' any more: it is 'border' now."),
+        ({"bordr": 0.1, "epochs": 0}, "There is no parameter 'bordr'; the nearest one is 'border'."),
     ],
 )
 def test_plain_papermill_stops_in_the_second_cell_with_a_sentence_for_each_mistake(

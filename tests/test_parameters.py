@@ -66,15 +66,7 @@ def refusal(cls, **values) -> str:
         ({"epohs": 3}, "There is no parameter 'epohs'; the nearest one is 'epochs'."),
         ({"recip": "large"}, "There is no parameter 'recip'; the nearest one is 'recipe'."),
         ({"learning-rate": 1}, "There is no parameter 'learning-rate'; the nearest one is 'learning_rate'."),
-        ({"ring": 0.125}, "There is no parameter 'ring' any more: it is 'border' now."),
         ({"outline": 1}, "There is no parameter 'outline'; the nearest one is 'rotation'."),
-        ({"keep": "ring"}, "keep is 'ring', but that is called 'border' now."),
-        (
-            {"keep": "ring_outside_lungs"},
-            "keep is 'ring_outside_lungs', but that is called 'border_outside_lungs' now.",
-        ),
-        ({"keep": "outside_box"}, "keep is 'outside_box', but that is called 'outside_lung_box' now."),
-        ({"keep": "outline"}, "keep is 'outline', but that is called 'lung_outline' now."),
         ({"padding": "ring"}, "padding is 'ring', but it must be one of 'same', 'reflect'."),
     ],
 )

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 import zlib
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -48,8 +50,8 @@ def test_a_grid_is_all_its_combinations(tmp_path):
     file.write_text(yaml.safe_dump(told, sort_keys=False))
     assert [one.arm for one in read(file)] == [
         "swap_share 0.25, crop 0.0",
-        "swap_share 0.25, crop 0.1",
         "swap_share 0.5, crop 0.0",
+        "swap_share 0.25, crop 0.1",
         "swap_share 0.5, crop 0.1",
     ]
 
@@ -88,7 +90,7 @@ def faked(monkeypatch, failing=()):
     """Runs that only note that they ran; those of ``failing`` fail."""
     ran = []
 
-    def run(one, run, threads):
+    def run(one, run, jobs):
         ran.append((one.arm, one.seed))
         row = {"arm": one.arm, "seed": one.seed, "run": run, "seconds": 1.0}
         if (one.arm, one.seed) in failing:
@@ -134,6 +136,13 @@ def test_swaps_outside_the_lungs_without_masks_are_refused_before_anything_start
     assert not ran
 
 
+def read_bytes(file: Path) -> bytes:
+    """What a process was started with; nothing of one that has just ended."""
+    with suppress(OSError):
+        return file.read_bytes()
+    return b""
+
+
 LABELS = pd.DataFrame({"label": [0, 1]})
 
 
@@ -144,16 +153,59 @@ def test_a_scheduler_that_is_not_there_is_told_in_a_sentence(tmp_path, monkeypat
 
 
 @pytest.mark.slow
+def test_a_cluster_gives_the_same_table_and_a_dead_worker_loses_nothing_finished(tmp_path, monkeypatch):
+    """A real scheduler and two workers in processes of their own on loopback."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setenv("CNN_XRAY_CACHE", str(tmp_path / "cache"))
+    tables = []
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        for place, scheduler in (("joblib", ""), ("dask", cluster.scheduler_address)):
+            (tmp_path / place).mkdir()
+            file = written(tmp_path / place, fixed=TINY | {"runs": str(tmp_path / place / "runs")}, seeds=1)
+            tables.append(
+                pd.read_csv(sweep(file, jobs=2, scheduler=scheduler)).filter(regex="^(?!.*seconds)(?!train_)")
+            )
+        cluster.scale(0)  # no worker is left
+        monkeypatch.setattr(module, "_rows", partial(lost_worker, module._rows))
+        written(tmp_path / "dask", fixed=TINY | {"runs": str(tmp_path / "dask" / "runs")}, seeds=2)
+        with pytest.raises(InputError, match="2 of 2 runs failed"):
+            sweep(file, jobs=2, scheduler=cluster.scheduler_address)
+    pd.testing.assert_frame_equal(*tables, atol=1e-4)
+    after = pd.read_csv(file.with_suffix(".csv"))
+    assert after["status"].tolist() == ["done", "done", "failed", "failed"]
+
+
+def lost_worker(rows, todo, jobs, scheduler):
+    """As if the worker of each run had died: what is submitted is cancelled."""
+    from distributed import Client
+
+    with pytest.MonkeyPatch.context() as patch:
+        submit = Client.submit
+
+        def cancelled(client, *told, **how):
+            future = submit(client, *told, **how)
+            future.cancel()
+            return future
+
+        patch.setattr(Client, "submit", cancelled)
+        yield from rows(todo, jobs, scheduler)
+
+
+@pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp_path):
     file = written(tmp_path, fixed=TINY | {"runs": str(tmp_path / "runs")}, seeds=1)
     environment = {**os.environ, "CNN_XRAY_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "cnn_xray.report.cli", "sweep", str(file)]
-    begun = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    begun = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     table = file.with_suffix(".csv")
     while not table.exists() and begun.poll() is None:
         time.sleep(0.2)
-    os.killpg(begun.pid, signal.SIGKILL)
+    begun.send_signal(signal.SIGKILL)
     begun.wait()
+    begun_at = time.monotonic()
+    while [one for one in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in read_bytes(one)]:
+        assert time.monotonic() < begun_at + 60, "a run outlives its sweep"
+        time.sleep(0.2)
     assert pd.read_csv(table)["arm"].tolist() == ["plain"]
     told = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert told.returncode == 0 and "2 runs: 1 done, 1 waiting" in told.stdout, told.stderr

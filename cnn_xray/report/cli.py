@@ -95,8 +95,12 @@ def _parser() -> argparse.ArgumentParser:
         "table does not hold, and measure it on validation images. It goes on where it was interrupted.",
     )
     sweep.add_argument("file", type=Path, help="such as study.yaml; its table, study.csv, lies beside it")
-    sweep.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine (default: 1)")
-    sweep.add_argument("--scheduler", default="", help="address of a dask.distributed scheduler (not tried yet)")
+    sweep.add_argument(
+        "--jobs", type=int, default=1, help="runs at a time on one machine, which share its cores (default: 1)"
+    )
+    sweep.add_argument(
+        "--scheduler", default="", help="address of a dask.distributed scheduler, whose workers run instead"
+    )
     sweep.set_defaults(command=_sweep)
 
     records = argparse.ArgumentParser(add_help=False)
