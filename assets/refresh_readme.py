@@ -99,8 +99,9 @@ def believed(trials: pd.DataFrame) -> list[str]:
 
 
 def full(table: str) -> pd.DataFrame:
-    """A table's networks trained in full on all training images: no small probes, none without the strata."""
+    """A table's networks trained in full on training images as they are: no small probes, no swaps."""
     runs = pd.read_csv(ROOT / table).dropna(subset="test_auc")
+    runs = runs[runs["swap"] == "none"] if "swap" in runs else runs
     return runs[runs["epochs"] == runs["epochs"].max()]
 
 
