@@ -3,8 +3,8 @@
     python benchmarks/throughput.py [large]
 
 Prints images a second of training (augmentation on), also with swaps, and of the forward pass, and the machine's rate
-of matrix multiplication, of which training reaches a share (three forward passes of its convolutions a step); medians of
-repetitions taken turn and turn about, so that a busy moment hits all alike. ``large``: that recipe, meant for a GPU.
+of matrix multiplication, of which training reaches a share (three forward passes of its convolutions a step). Medians
+of repetitions taken turn and turn about, so that a busy moment hits all alike. ``large``: that recipe, for a GPU.
 """
 
 from __future__ import annotations
@@ -73,10 +73,8 @@ def main() -> None:
     print(f"training runs at {rates['training'] / rates['forward pass']:.2f} of the forward pass")
     for name in SWAPPED:
         print(f"{name}: {rates[name] / rates['training']:.2f} of training")
-    work = 3 * flops(model) / 1e9  # GFLOP an image: forward, and backward to inputs and to weights
-    print(
-        f"training does {rates['training'] * work:.0f} GFLOP/s, {rates['training'] * work / rates['matrix product']:.0%} of the matrix product"
-    )
+    done = rates["training"] * 3 * flops(model) / 1e9  # forward, and backward to inputs and to weights
+    print(f"training does {done:.0f} GFLOP/s, {done / rates['matrix product']:.0%} of the matrix product")
 
 
 def flops(model: Any) -> float:
