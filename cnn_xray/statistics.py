@@ -4,7 +4,7 @@ Images of one patient are not independent, so patients are drawn, not images (Ef
 Field & Welsh 2007). Drawing a patient twice counts each of its images twice: a replicate is a row of image
 weights, and any weighted statistic (``sample_weight`` in scikit-learn) gives its bootstrap replicate.
 
-The tests ``delong``, ``mcnemar`` and ``signed_rank`` take their rows as independent: one image a patient, or one
+``delong``, ``mcnemar`` and ``hodges_lehmann`` take their rows as independent: one image a patient, or one
 number a patient. With several images a patient, ``bootstrap_p`` on the replicates is the test to use.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -77,12 +77,9 @@ class Comparison(Estimate):
     ----------
     p : float
         Two-sided; NaN where undefined.
-    effect : float
-        Effect size in -1..1; NaN where the method has none.
     """
 
     p: float = math.nan
-    effect: float = math.nan
 
 
 def checked_columns(*, least: int = 1, **columns: ArrayLike | Patients) -> list[NDArray[Any]]:
@@ -438,12 +435,11 @@ def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> Comparison:
     return Comparison(float(np.mean(a - b)), n=len(a), p=p)
 
 
-def signed_rank(differences: ArrayLike) -> Comparison:
-    """Hodges–Lehmann estimate of paired differences, with Wilcoxon's signed-rank test against 0.
+def hodges_lehmann(differences: ArrayLike) -> Estimate:
+    """Hodges–Lehmann estimate of paired differences: the median of the Walsh averages (dᵢ + dⱼ) / 2, i ≤ j.
 
-    The estimate is the median of the Walsh averages (dᵢ + dⱼ) / 2, i ≤ j; the interval lies between two of them and
-    is distribution-free, exact up to 50 differences, then by the normal rank. Memory grows with N²: 3,000 differences
-    take about 150 MB.
+    The interval lies between two of them and is distribution-free, that of Wilcoxon's signed-rank test, exact up to 50
+    differences, then by the normal rank. Memory grows with N²: 3,000 differences take about 150 MB.
 
     Parameters
     ----------
@@ -452,10 +448,8 @@ def signed_rank(differences: ArrayLike) -> Comparison:
 
     Returns
     -------
-    Comparison
-        ``n`` counts the finite differences; without any all else is NaN, and fewer than 6 give no interval. ``effect``
-        is the matched-pairs rank-biserial correlation (W⁺ − W⁻) / (W⁺ + W⁻). Zeros count in estimate and interval
-        but, after Wilcoxon, not in p and effect: all zero is p = 1, effect NaN.
+    Estimate
+        ``n`` counts the finite differences; without any all else is NaN, and fewer than 6 give no interval.
 
     Raises
     ------
@@ -464,23 +458,17 @@ def signed_rank(differences: ArrayLike) -> Comparison:
 
     References
     ----------
-    Hollander & Wolfe 1999, Nonparametric Statistical Methods, § 3.2; Kerby 2014, Compr. Psychol. 3:1 (effect size).
+    Hollander & Wolfe 1999, Nonparametric Statistical Methods, § 3.2.
     """
     (d,) = checked_columns(least=0, differences=differences)
     d = d[np.isfinite(d)]
     if not len(d):
-        return Comparison(math.nan)
+        return Estimate(math.nan)
     i, j = np.triu_indices(len(d))
     walsh = np.sort((d[i] + d[j]) / 2)
     depth = _walsh_depth(len(d))
     low, high = (float(walsh[depth - 1]), float(walsh[-depth])) if depth else (math.nan, math.nan)
-    found = Comparison(float(np.median(walsh)), low, high, len(d), p=1.0)
-    moved = d[d != 0]
-    if not len(moved):
-        return found
-    ranks = np.sign(moved) * stats.rankdata(np.abs(moved))
-    effect = float(ranks.sum() / np.abs(ranks).sum())
-    return replace(found, p=float(stats.wilcoxon(moved).pvalue), effect=effect)
+    return Estimate(float(np.median(walsh)), low, high, len(d))
 
 
 def _finite(values: ArrayLike) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from cnn_xray.interventions import Score, donor_pairs, swap_conflict
 from cnn_xray.metrics import auc_difference, auc_with_interval, information_added
 from cnn_xray.parameters import PHANTOM, ProbeParameters
 from cnn_xray.runs import Run, run_of
-from cnn_xray.statistics import Comparison, Estimate, pooled, signed_rank
+from cnn_xray.statistics import Comparison, Estimate, hodges_lehmann, pooled
 
 YES, NO, OPEN, MISSING = "yes", "no", "not shown", "not available"
 PARTS = ("border_outside_lungs", "between")  # seen by the probes of the border and of its neighbourhood
@@ -397,7 +397,7 @@ def swap(
     return swapped, interventions.reliance(swapped, labels, score(data.pixels[rows]), patients, p.seed)
 
 
-def displayed(explainer: Explainer, p: ProbeParameters, data: Dataset, region: str) -> Comparison:
+def displayed(explainer: Explainer, p: ProbeParameters, data: Dataset, region: str) -> Estimate:
     """By how much the heat in the region answers what the region tells of the label.
 
     log2 heat density in the border (`attention.log2_density_ratio`) of each test image with a region from another image
@@ -426,7 +426,7 @@ def displayed(explainer: Explainer, p: ProbeParameters, data: Dataset, region: s
         border = border * (1 - geometry.area_mean(data.lungs[rows], maps.shape[1:])[taker])
     dense = pairs.assign(density=log2_density_ratio(explained_heat(maps, sign[taker]), border))
     arms = dense.groupby(["recipient", "cross"])["density"].mean().unstack()
-    return signed_rank((arms[False] - arms[True]).groupby(patients[arms.index]).mean())
+    return hodges_lehmann((arms[False] - arms[True]).groupby(patients[arms.index]).mean())
 
 
 def kind_of(p: ProbeParameters) -> str:
