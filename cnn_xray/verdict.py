@@ -117,7 +117,7 @@ def check_test_split(p: ProbeParameters, data: Dataset) -> None:
 
 def border_figures(
     score: Score, p: ProbeParameters, data: Dataset, explainer: Explainer | None = None
-) -> dict[str, Comparison]:
+) -> dict[str, Estimate]:
     """The verdict's figures by question (`QUESTIONS`) for any classifier: `figures_of_data` and `figures_of_network`.
 
     Parameters
@@ -133,7 +133,7 @@ def border_figures(
     return of_data | figures_of_network(score, p, data, asked_region(of_data), explainer)
 
 
-def figures_of_data(p: ProbeParameters, data: Dataset) -> dict[str, Comparison]:
+def figures_of_data(p: ProbeParameters, data: Dataset) -> dict[str, Estimate]:
     """*Available* and *The border's own*, which are about the images and the same for every classifier.
 
     With lung masks, the border is the border *outside the lungs*: a border may hold lung, above all after cropping,
@@ -172,7 +172,7 @@ def probed(p: ProbeParameters, part: str, view: Dataset | None = None) -> list[R
 
 def added(
     probes: Sequence[Run], known: Sequence[Run] | None, seed: int = 0, splits: tuple[str, ...] = ASKED
-) -> Comparison:
+) -> Estimate:
     """What probes tell of the label, or add to what others know of it, in nats an image (`metrics.information_added`).
 
     Parameters
@@ -193,7 +193,7 @@ def added(
     return information_added(first["label"], old, new, first["patient"], first["split"], seed)
 
 
-def asked_region(of_data: dict[str, Comparison]) -> str:
+def asked_region(of_data: dict[str, Estimate]) -> str:
     """The region that the verdict asks about, one of `interventions.REGIONS`.
 
     Parameters
@@ -206,7 +206,7 @@ def asked_region(of_data: dict[str, Comparison]) -> str:
 
 def figures_of_network(
     score: Score, p: ProbeParameters, data: Dataset, region: str, explainer: Explainer | None = None
-) -> dict[str, Comparison]:
+) -> dict[str, Estimate]:
     """*Used*, *Displayed*, *Harmful* and *Harmful elsewhere*.
 
     *Harmful* is the AUC lost on the bias-conflicting set; where the data have none, on one made by swapping the region
@@ -235,7 +235,7 @@ def figures_of_network(
     return found | {"Harmful": lost, "Harmful elsewhere": _harmful_elsewhere(score, p, data)}
 
 
-def _harmful_elsewhere(score: Score, p: ProbeParameters, data: Dataset) -> Comparison:
+def _harmful_elsewhere(score: Score, p: ProbeParameters, data: Dataset) -> Estimate:
     """AUC lost on the bias-conflicting set when all images, there and in the test set, get a right border.
 
     Right is that of a test image of the same class; the same for both of a pair of twins. A logit is the mean over the
@@ -254,7 +254,7 @@ def _harmful_elsewhere(score: Score, p: ProbeParameters, data: Dataset) -> Compa
     return auc_difference(tables[0], tables[1], p.seed)
 
 
-def helped(score: Score, without: Score, p: ProbeParameters, data: Dataset) -> Comparison:
+def helped(score: Score, without: Score, p: ProbeParameters, data: Dataset) -> Estimate:
     """AUC that a network gains by being trained without the border, on images whose shortcut is on the wrong class.
 
     These are the bias-conflicting set; where there is none, the test images with everything outside the lungs (the
@@ -282,7 +282,7 @@ def helped(score: Score, without: Score, p: ProbeParameters, data: Dataset) -> C
     return auc_difference(told.assign(logit=without(images)), told.assign(logit=score(images)), p.seed)
 
 
-def figures_of_recipe(networks: Sequence[dict[str, Comparison]]) -> dict[str, Comparison]:
+def figures_of_recipe(networks: Sequence[dict[str, Estimate]]) -> dict[str, Estimate]:
     """The figures of a way of training: the mean over its networks, each with `statistics.pooled`'s interval.
 
     Parameters
@@ -304,7 +304,7 @@ def has_conflict_set(data: Dataset) -> bool:
     return len(data.rows(CONFLICTING)) > 0
 
 
-def auc_of(probe: Run, seed: int = 0, split: str = "test") -> Comparison:
+def auc_of(probe: Run, seed: int = 0, split: str = "test") -> Estimate:
     """AUC of a run with its interval by patient.
 
     Parameters
@@ -460,8 +460,8 @@ def thresholds(kind: str) -> pd.Series:
     return pd.Series({name: max(both) for name, both in least.items()})
 
 
-def judge(figures: dict[str, Comparison], planted: bool, kind: str) -> Verdict:
-    """The verdict from one Comparison a question (by `Question.name`; a missing one counts as not available).
+def judge(figures: dict[str, Estimate], planted: bool, kind: str) -> Verdict:
+    """The verdict from one Estimate a question (by `Question.name`; a missing one counts as not available).
 
     The answer is *yes* when the interval lies above what counts, *no* when it lies below, and else *not shown*.
 
@@ -476,7 +476,7 @@ def judge(figures: dict[str, Comparison], planted: bool, kind: str) -> Verdict:
         Of the data, for `thresholds`.
     """
     table = pd.DataFrame({"figure": {question.name: question.figure for question in QUESTIONS}})
-    found = pd.DataFrame([figures.get(name, Comparison(math.nan)) for name in table.index], table.index)
+    found = pd.DataFrame([figures.get(name, Estimate(math.nan)) for name in table.index], table.index)
     table = table.rename_axis("question").join(found[["value", "low", "high"]])
     table["counts from"] = thresholds(kind)
     answers = [table["value"].isna(), table["low"] > table["counts from"], table["high"] < table["counts from"]]
