@@ -224,7 +224,7 @@ def figures_of_network(
         Images (N, S, S) uint8 → evidence; without it *Displayed* is missing.
     """
     swapped, relied = swap(score, p, data, region)
-    found = {"Used": relied["R"]}
+    found: dict[str, Estimate] = {"Used": relied["R"]}
     if explainer is not None:
         found["Displayed"] = displayed(explainer, p, data, region)
     if not has_conflict_set(data):
