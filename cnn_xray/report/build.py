@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
@@ -143,7 +144,7 @@ def _parameters_class(name: str, source: Any) -> type[DataParameters]:
     return cls
 
 
-def execute(todo: Plan, terminal: TextIO) -> Any:
+def execute(todo: Plan, terminal: TextIO, failed: Path) -> Any:
     """The executed notebook, as nbformat reads it, without papermill's timings and paths.
 
     It runs in the current folder, in a kernel of this very interpreter.
@@ -154,6 +155,8 @@ def execute(todo: Plan, terminal: TextIO) -> Any:
         The notebook and its parameters.
     terminal
         Gets what the notebook prints, as it comes.
+    failed
+        Keeps the notebook as far as it has come, with the error marked; removed at the end if there is none.
 
     Raises
     ------
@@ -166,13 +169,14 @@ def execute(todo: Plan, terminal: TextIO) -> Any:
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError, strip_color
 
+    failed.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")  # else every kernel warns about its debugger
     for talker in ("papermill", "asyncio"):  # failures are told once, by us
         logging.getLogger(talker).addHandler(logging.NullHandler())
     try:
         done = papermill.execute_notebook(
             todo.source,
-            None,
+            str(failed),
             parameters=todo.given,
             kernel_name="python3",
             language="python",
@@ -189,6 +193,7 @@ def execute(todo: Plan, terminal: TextIO) -> Any:
         raise NotebookError(sentence, strip_color("\n".join(error.traceback))) from None
     except DeadKernelError as error:
         raise NotebookError(f"The kernel of {todo.name} died; most often memory ran out.", str(error)) from None
+    failed.unlink()
     _tidy(done)
     return done
 
@@ -222,14 +227,15 @@ def _tidy(notebook: Any) -> None:
 def build(given: Mapping[str, Any], name: str, out: Path, only: Sequence[str], terminal: TextIO) -> Path:
     """Make a report from the project's notebooks and return its index.html.
 
-    Its folder appears, or takes the place of an older one, when everything in it is finished.
+    Its folder appears, or takes the place of an older one, when everything in it is finished. What was finished before
+    a failure is rendered into a folder of its own, which ends in -unfinished.
 
     Parameters
     ----------
     given
         Values of parameters by name, for those notebooks that know them.
     name
-        Of the report, which becomes the folder ``out``/``name``; empty: after its data.
+        Of the report, which becomes the folder ``out``/``name``; empty: after its data and what differs from defaults.
     out
         Folder of the reports.
     only
@@ -245,19 +251,33 @@ def build(given: Mapping[str, Any], name: str, out: Path, only: Sequence[str], t
         Where a notebook failed for another reason.
     """
     data = str(given.get("data", PHANTOM))
-    name = name or default_name(data)
-    if not re.fullmatch(r"\w[\w.-]*", name):
+    if not re.fullmatch(r"\w[\w.-]*", name or default_name(data)):
         raise InputError(f"The report's name is {name!r}; use letters, digits, dots, dashes and underscores.")
     plans = plan(chosen_notebooks(only, data), given)
-    begun = time.perf_counter()
+    name = name or default_name(data) + suffix(plans)
+    begun, chapters = time.perf_counter(), []
     with atomic_folder(out / name, replace=True) as folder:
-        chapters = [_executed(one, f"[{i}/{len(plans)}] {one.name}", terminal) for i, one in enumerate(plans, 1)]
+        try:
+            for i, one in enumerate(plans, 1):
+                failed = out / f"{name}-{one.name}-failed.ipynb"
+                chapters.append(_executed(one, f"[{i}/{len(plans)}] {one.name}", terminal, failed))
+        except BaseException:
+            _write_unfinished(out / f"{name}-unfinished", chapters, terminal)
+            raise
         _write(folder, name, chapters)
         too_large = [file for file in sorted(folder.iterdir()) if file.stat().st_size > LARGEST]
     for file in too_large:
         print(f"warning: {out / name / file.name} is larger than {LARGEST / 1e6:g} MB", file=terminal)
     print(f"{out / name / 'index.html'} ({time.perf_counter() - begun:.0f} s)", file=terminal, flush=True)
     return out / name / "index.html"
+
+
+def _write_unfinished(place: Path, chapters: Sequence[Chapter], terminal: TextIO) -> None:
+    """A report of those chapters that were finished, where there are any."""
+    if chapters:
+        with atomic_folder(place, replace=True) as folder:
+            _write(folder, place.name, chapters)
+        print(f"What was finished is in {place / 'index.html'}.", file=terminal, flush=True)
 
 
 def default_name(data: str) -> str:
@@ -273,6 +293,20 @@ def default_name(data: str) -> str:
     place = resolve(data).resolve()
     place = place.parent if place.name == "manifest.csv" else place
     return re.sub(r"[^\w.-]+", "-", place.stem if place.is_file() else place.name).strip("-.")
+
+
+def suffix(plans: Sequence[Plan]) -> str:
+    """What given parameters make different, for names of files: ``-crop0.1-seed3``, or nothing; long ones cut short.
+
+    Parameters
+    ----------
+    plans
+        Of `plan`.
+    """
+    told = {name: value for name, value in _changed(plans).items() if name not in ("data", "runs", "rerun")}
+    whole = "".join(f"-{name}{value}" for name, value in sorted(told.items()))
+    safe = re.sub(r"[^\w.-]+", "_", whole)
+    return safe if len(safe) <= 80 else f"{safe[:70]}-{hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()}"
 
 
 def chosen_notebooks(only: Sequence[str], data: str = PHANTOM) -> list[Path]:
@@ -309,10 +343,10 @@ def chosen_notebooks(only: Sequence[str], data: str = PHANTOM) -> list[Path]:
     return [path for path in every if path in numbered] if data == PHANTOM else every
 
 
-def _executed(todo: Plan, title: str, terminal: TextIO) -> Chapter:
+def _executed(todo: Plan, title: str, terminal: TextIO, failed: Path) -> Chapter:
     print(f"{title} …", file=terminal, flush=True)
     begun = time.perf_counter()
-    notebook = execute(todo, terminal)
+    notebook = execute(todo, terminal, failed)
     for cell in notebook.cells:  # warnings name folders of this machine
         if "outputs" in cell:
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
@@ -343,7 +377,7 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter]) -> None:
         phantom=chapters[0].plan.parameters.data == PHANTOM,
         runs=Markup(table_html(table.filter(["run", *SHOWN]))) if runs else "",
         parameters=Markup(table_html(_parameters(chapters))),
-        changed=_changed(chapters),
+        changed=_changed([one.plan for one in chapters]),
         made_with=_made_with(runs),
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
@@ -367,9 +401,9 @@ def _parameters(chapters: Iterable[Chapter]) -> pd.DataFrame:
     return pd.DataFrame(rows.values(), columns=["parameter", "value", "meaning"])
 
 
-def _changed(chapters: Iterable[Chapter]) -> dict[str, Any]:
+def _changed(plans: Iterable[Plan]) -> dict[str, Any]:
     """The given parameters that differ from their defaults, by name."""
-    defaults = [(one.plan.given, type(one.plan.parameters)()) for one in chapters]
+    defaults = [(one.given, type(one.parameters)()) for one in plans]
     return {
         name: value for given, default in defaults for name, value in given.items() if value != getattr(default, name)
     }

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cnn_xray import InputError, __version__
 
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
@@ -51,16 +53,22 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=meaning
     )
+    common.add_argument("-f", dest="file", metavar="FILE", help="a YAML file of parameters; -y and -p come after it")
+    common.add_argument(
+        "-y", dest="yaml", default="", metavar="YAML", help="parameters as YAML: '{crop: 0.1, seed: 3}'"
+    )
+    dry = argparse.ArgumentParser(add_help=False)
+    dry.add_argument("--dry-run", action="store_true", help="check all parameters, say what would run, and stop")
 
     report = commands.add_parser(
         "report",
-        parents=[common],
+        parents=[common, dry],
         help="execute the notebooks and render a report",
         description="Execute the notebooks in order and render them into REPORTS/NAME: HTML pages that open "
         "offline, the executed notebooks, index.html and runs.csv. The appendices follow on data that are no phantom.",
     )
     report.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
-    report.add_argument("--name", default="", help="of the report; default: phantom, or the data folder's name")
+    report.add_argument("--name", default="", help="of the report; default: that of the data, and what is not default")
     report.add_argument("--out", type=Path, default=Path("reports"), help="folder of the reports (default: reports)")
     report.add_argument("--notebooks", default="", help="only these, by how their names begin: 01,02")
     report.add_argument("--rerun", action="store_true", help="train again although the runs are recorded")
@@ -68,13 +76,15 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser(
         "run",
-        parents=[common],
+        parents=[common, dry],
         help="execute one notebook",
         description="Execute one notebook; its parameters are checked before a kernel starts. "
         "notebooks/PARAMETERS.md lists them.",
     )
     run.add_argument("notebook", type=Path, help="such as notebooks/02_train.ipynb")
-    run.add_argument("-o", "--out", type=Path, help="executed notebook (default: NOTEBOOK-executed.ipynb, here)")
+    run.add_argument(
+        "-o", "--out", type=Path, help="executed notebook (default: named after NOTEBOOK and parameters, here)"
+    )
     run.set_defaults(command=_run)
 
     verdict = commands.add_parser(
@@ -144,30 +154,50 @@ def parse_value(text: str) -> bool | int | float | str | None:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: parse_value(value) for name, value in options.given}
+    told: dict[str, Any] = {}
+    try:
+        for text in ([Path(options.file).read_text(encoding="utf-8")] if options.file else []) + [options.yaml]:
+            told |= yaml.safe_load(text) or {}
+    except (OSError, TypeError, ValueError, yaml.YAMLError) as problem:
+        raise InputError(f"-f and -y take YAML of names and values: {' '.join(str(problem).split())}") from problem
+    return told | {name: parse_value(value) for name, value in options.given}
 
 
 def _report(options: argparse.Namespace) -> None:
-    from cnn_xray.report.build import build
+    from cnn_xray.report.build import build, chosen_notebooks, plan
 
     given = _given(options) | ({"rerun": True} if options.rerun else {})
     if options.data is not None:
         given["data"] = options.data
-    build(given, options.name, options.out, [part for part in options.notebooks.split(",") if part], sys.stdout)
+    only = [part for part in options.notebooks.split(",") if part]
+    if options.dry_run:
+        _tell(plan(chosen_notebooks(only, str(given.get("data", "phantom"))), given))
+    else:
+        build(given, options.name, options.out, only, sys.stdout)
+
+
+def _tell(plans: Any) -> None:
+    """A line a notebook, with the parameters given to it."""
+    for one in plans:
+        print(one.name, *(f"{name}={value!r}" for name, value in one.given.items()))
 
 
 def _run(options: argparse.Namespace) -> None:
     import nbformat
 
-    from cnn_xray.report.build import execute, plan
+    from cnn_xray.report.build import execute, plan, suffix
     from cnn_xray.storage import atomic_write, resolve
 
-    source, target = resolve(options.notebook), _executed(options)
+    source = resolve(options.notebook)
+    (todo,) = plan([source], _given(options))
+    options.out = target = options.out or Path(f"{source.stem}{suffix([todo])}-executed.ipynb")
     if target.absolute() == source.absolute():
         raise InputError(f"{target} is the notebook itself; name another file with -o.")
-    (todo,) = plan([source], _given(options))
+    if options.dry_run:
+        return _tell([todo])
+    done = execute(todo, sys.stdout, target.with_name(f"{target.stem}-failed.ipynb"))
     with atomic_write(target) as handle:
-        handle.write(nbformat.writes(execute(todo, sys.stdout)).encode())
+        handle.write(nbformat.writes(done).encode())
     print(target)
 
 
@@ -216,10 +246,6 @@ def _diff(options: argparse.Namespace) -> None:
     print("\n".join([*told, "", metrics.to_string(float_format="{:.4g}".format)]))
 
 
-def _executed(options: argparse.Namespace) -> Path:
-    return options.out or Path(f"{options.notebook.stem}-executed.ipynb")
-
-
 def _tell_failure(error: Exception, options: argparse.Namespace) -> None:
     """Say what failed; its traceback goes into a file beside where the result would be."""
     from cnn_xray.storage import atomic_write
@@ -227,7 +253,7 @@ def _tell_failure(error: Exception, options: argparse.Namespace) -> None:
     details = getattr(error, "details", "")  # of a `NotebookError`
     sentence = str(error) if details else f"{type(error).__name__}: {error}"
     details = details or traceback.format_exc()
-    beside = {_report: lambda: options.out / "failure.log", _run: lambda: _executed(options).with_suffix(".log")}
+    beside = {_report: lambda: options.out / "failure.log", _run: lambda: options.out.with_suffix(".log")}
     log = beside.get(options.command, lambda: Path("failure.log"))()
     try:
         with atomic_write(log) as handle:

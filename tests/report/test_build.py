@@ -69,7 +69,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_the_folder_holds_notebooks_pages_index_and_runs(built):
     folder, _ = built
-    assert folder.name == "phantom"
+    assert folder.name == "phantom-crop0.1"
     assert set(files(folder)) == {
         "01_data_audit.html",
         "01_data_audit.ipynb",
@@ -78,7 +78,7 @@ def test_the_folder_holds_notebooks_pages_index_and_runs(built):
         "index.html",
         "runs.csv",
     }
-    assert [file.name for file in folder.parent.iterdir()] == ["phantom"]
+    assert [file.name for file in folder.parent.iterdir()] == [folder.name]
 
 
 def test_the_terminal_shows_notebooks_and_epochs(built):
@@ -87,7 +87,7 @@ def test_the_terminal_shows_notebooks_and_epochs(built):
     assert lines[0] == "[1/2] 01_data_audit …"
     assert re.fullmatch(r"\[1/2\] 01_data_audit: \d+ s", lines[1])
     assert lines[2:6] == ["[2/2] 02_train …", "epoch 0", "epoch 1", "epoch 2"]
-    assert re.fullmatch(r"reports/phantom/index.html \(\d+ s\)", lines[-1])
+    assert re.fullmatch(r"reports/phantom-crop0.1/index.html \(\d+ s\)", lines[-1])
 
 
 def test_runs_csv_has_one_row_a_run(built):
@@ -174,10 +174,29 @@ def test_a_failure_leaves_the_earlier_report(built, project):
             with pytest.raises(kind, match=sentence) as caught:
                 report_of(project, only=["03"])
         assert not isinstance(caught.value, InputError)
+        assert files(built[0]) == before
+        kept = nbformat.read(built[0].parent / "phantom-03_attention-failed.ipynb", 4)
+        assert "1 / 0" in kept.cells[-1].source or "_exit" in kept.cells[-1].source
+        write(failing, "1 / 0")
+        with pytest.raises(NotebookError):
+            report_of(project)
+        unfinished = built[0].parent / "phantom-unfinished"
+        assert {"01_data_audit.html", "02_train.html", "index.html"} <= set(files(unfinished))
+        assert "03_attention" not in (unfinished / "index.html").read_text()
     finally:
         failing.unlink()
     assert files(built[0]) == before
-    assert [file.name for file in built[0].parent.iterdir()] == ["phantom"]
+
+
+def test_a_report_with_other_parameters_is_another_report():
+    def named(**given):
+        return build.suffix([build.Plan("02_train", None, given, build.NOTEBOOKS["02_train"].from_mapping(given))])
+
+    assert named() == named(seed=0, data="images", runs="elsewhere") == ""
+    assert named(seed=3, crop=0.1) == "-crop0.1-seed3"
+    assert named(artifact_kinds="marker, text") == "-artifact_kindsmarker_text"
+    long = [named(artifact_kinds=",".join(["marker"] * n)) for n in (20, 21)]
+    assert long[0] != long[1] and max(map(len, long)) <= 80
 
 
 def test_notebooks_are_picked_by_how_their_names_begin(project, monkeypatch):

@@ -99,9 +99,23 @@ def test_what_cannot_be_is_refused_before_a_kernel_starts(project, no_kernel, ca
 def test_run_executes_a_notebook_with_its_parameters(project, capsys):
     copy = write(project / "mine.ipynb", "print(f'epochs {p.epochs}, crop {p.crop}')", kind="02_train")
     assert main(["run", str(copy), "-p", "epochs", "3", "-p", "crop", "0"]) == 0
-    assert capsys.readouterr().out.splitlines() == ["epochs 3, crop 0.0", "mine-executed.ipynb"]
-    executed = nbformat.read(project / "mine-executed.ipynb", as_version=4)
+    assert capsys.readouterr().out.splitlines() == ["epochs 3, crop 0.0", "mine-epochs3-executed.ipynb"]
+    executed = nbformat.read(project / "mine-epochs3-executed.ipynb", as_version=4)
     assert executed.cells[-1].outputs[0].text == "epochs 3, crop 0.0\n"
+    Path("more.yaml").write_text("{epochs: 4, crop: 0.2, seed: 5}")
+    assert main(["run", str(copy), "-f", "more.yaml", "-y", "crop: 0.1", "-p", "epochs", "6", "-o", "it.ipynb"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["epochs 6, crop 0.1", "it.ipynb"]
+    assert not list(project.glob("*-failed.ipynb"))
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(project, no_kernel, capsys):
+    assert main(["report", "--dry-run", "-p", "epochs", "3"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["01_data_audit", "02_train epochs=3"]
+    assert main(["run", "notebooks/02_train.ipynb", "--dry-run", "-y", "{crop: 0.1}"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["02_train crop=0.1"]
+    for given in (["-y", "[1, 2"], ["-y", "3"], ["-f", "nothing.yaml"]):
+        assert main(["run", "notebooks/02_train.ipynb", "--dry-run", *given]) == 2
+        assert "-f and -y take YAML of names and values" in capsys.readouterr().err
 
 
 def test_report_gives_each_notebook_the_parameters_it_knows(project, capsys):
@@ -123,11 +137,13 @@ def test_a_failure_is_told_in_a_sentence_and_kept_in_a_log(project, capsys):
             f"The traceback is in {log}.",
         ]
         assert "----> 1 1 / 0" in log.read_text()
-    assert not Path("out.ipynb").exists()
+    assert not Path("out.ipynb").exists() and not Path("reports/phantom").exists()
+    for kept in ("out-failed.ipynb", "reports/phantom-02_train-failed.ipynb"):
+        assert nbformat.read(kept, as_version=4).cells[-1].outputs[0].ename == "ZeroDivisionError"
 
 
 @pytest.mark.parametrize("blow", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_leaves_nothing_behind(project, blow):
+def test_an_interruption_leaves_the_notebook_as_far_as_it_had_come_and_no_kernel(project, blow):
     write(
         project / "notebooks" / "02_train.ipynb",
         "import os\nprint('kernel', os.getpid(), flush=True)\nwhile True: 1",
@@ -151,7 +167,7 @@ def test_an_interruption_leaves_nothing_behind(project, blow):
         "",
         "Interrupted. What was there before is unchanged; finished runs are kept.",
     ]
-    assert list((project / "reports").iterdir()) == []
+    assert [file.name for file in (project / "reports").iterdir()] == ["phantom-02_train-failed.ipynb"]
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
 
