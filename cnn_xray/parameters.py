@@ -115,7 +115,9 @@ def _allowed(field: FieldInfo) -> str:
         return "one of " + ", ".join(map(repr, get_args(kind)))
     if kind is str and field.metadata:
         return "a text that is not empty"
-    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}[kind]
+    words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}.get(kind)
+    if words is None:
+        return str(field.description)
     limits = [
         f"{word} {getattr(one, sign)}" for one in field.metadata for sign, word in BOUNDS.items() if hasattr(one, sign)
     ]

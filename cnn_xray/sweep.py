@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import yaml
 from joblib import Parallel, delayed
+from pydantic import Field
 from sklearn.model_selection import ParameterGrid
 
 from cnn_xray import InputError, attention, cam, geometry, interventions, swaps
@@ -33,20 +34,31 @@ from cnn_xray.parameters import (
     NOTEBOOKS,
     PHANTOM,
     DataParameters,
+    Parameters,
     ProbeParameters,
     TrainParameters,
-    unknown_name,
 )
 from cnn_xray.runs import run_id, run_of
 from cnn_xray.storage import atomic_write
 from cnn_xray.training import predict, probability
 
-KEYS = ("notebook", "fixed", "arms", "grid", "seeds", "open_test", "external")
 OUTSIDE = "outside the lungs"
 REGIONS = ("border", "border outside the lungs", OUTSIDE, interventions.ANYWHERE)
 UNSEEN = tuple(f"{OUTSIDE}, {surgery}" for surgery in interventions.SURGERIES)  # done to no training image
 PICTURE = ("lung_enrichment", "log2_border_density_ratio")
 DONORS = ProbeParameters.model_fields["donors"].default  # of each class, as in 04_shortcut_tests
+
+
+class SweepFile(Parameters):
+    """What a sweep's YAML file may say."""
+
+    notebook: str = Field("02_train", description="the notebook whose parameters are varied")
+    fixed: dict[str, Any] = Field({}, description="names and values of parameters")
+    arms: dict[str, dict[str, Any] | None] = Field({}, description="arms by name, each with names and values")
+    grid: dict[str, list[Any]] = Field({}, description="lists of values by name, as in swap_share: [0.25, 0.5]")
+    seeds: int | list[int] = Field(1, description="a number of seeds, or a list of them")
+    open_test: bool = Field(False, description="whether the test split is scored")
+    external: str = Field("", description="images from elsewhere that are scored with it: a folder or a manifest")
 
 
 @dataclass(frozen=True)
@@ -70,45 +82,42 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
     Parameters
     ----------
     file
-        YAML: ``notebook`` (whose parameters are varied), ``fixed`` (name: value), ``arms`` (arm: {name: value}) or
-        ``grid`` (name: [values]), ``seeds`` (a number of seeds, or a list), ``open_test``, and once that is true
-        ``external`` (a folder or manifest whose test images are scored as well).
+        YAML, as of `SweepFile`, with ``arms`` or a ``grid``; ``external`` once ``open_test`` is true.
     given
         Fixed besides, or instead of what the file says: where the data are.
 
     Raises
     ------
     InputError
-        In one sentence, for a file that cannot be read, unknown keys and parameters, impossible values, an empty grid,
-        and two arms that are one run.
+        In one sentence, for a file that cannot be read, unknown names, impossible values, an empty grid, and two arms
+        that are one run.
     """
     try:
         told = yaml.safe_load(file.read_text(encoding="utf-8"))
+        asked = SweepFile.from_mapping(told if isinstance(told, dict) else {"": told})
     except (OSError, yaml.YAMLError) as problem:
         raise InputError(f"{file} cannot be read as a sweep: {' '.join(str(problem).split())}") from problem
-    if not isinstance(told, dict) or ("arms" in told) == ("grid" in told):
-        raise InputError(f"{file} is no sweep: it needs arms or a grid, besides notebook, fixed and seeds.")
-    for key in set(told) - set(KEYS):
-        raise InputError(f"{file}: {unknown_name(str(key), KEYS).replace('parameter', 'key')}")
-    notebook = told.get("notebook", "02_train")
-    if notebook not in NOTEBOOKS:
-        raise InputError(f"{file}: there is no notebook {notebook!r}; choose one of {', '.join(NOTEBOOKS)}.")
-    arms = told["arms"] if "arms" in told else _grid(told["grid"], file)
-    seeds = list(range(count)) if isinstance(count := told.get("seeds", 1), int) else count
+    except InputError as problem:
+        raise InputError(f"{file}: {problem}") from problem
+    if asked.notebook not in NOTEBOOKS:
+        raise InputError(f"{file}: there is no notebook {asked.notebook!r}; choose one of {', '.join(NOTEBOOKS)}.")
+    if asked.arms and asked.grid:
+        raise InputError(f"{file} has arms and a grid; give one of them.")
+    every = ParameterGrid(asked.grid) if asked.grid and all(asked.grid.values()) else ()
+    arms = asked.arms or {", ".join(f"{name} {one[name]}" for name in asked.grid): one for one in every}
+    seeds = list(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
     if not arms or not seeds:
         raise InputError(f"{file}: there is nothing to run, for {'seeds' if arms else 'arms or grid'} is empty.")
-    fixed = {**(told.get("fixed") or {}), **(given or {})}
-    scored = bool(told.get("open_test", False)), str(told.get("external") or "")
-    if scored[1] and not scored[0]:
+    if asked.external and not asked.open_test:
         raise InputError(f"{file}: external images are scored when the test split is, after the choice: open_test.")
     planned = [
-        Planned(arm, seed, {**fixed, **(changes or {})}, *scored)
+        Planned(arm, seed, {**asked.fixed, **(given or {}), **(changes or {})}, asked.open_test, asked.external)
         for seed, (arm, changes) in product(seeds, arms.items())
     ]
     same: dict[str, str] = {}
     for one in planned:
         try:
-            NOTEBOOKS[notebook].from_mapping({**one.given, "seed": one.seed})
+            NOTEBOOKS[asked.notebook].from_mapping({**one.given, "seed": one.seed})
             what = one.parameters().resolved().model_dump_json()
         except InputError as problem:
             raise InputError(f"{file}, arm {one.arm!r}: {problem}") from problem
@@ -116,14 +125,6 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
         if other != one.arm:
             raise InputError(f"{file}: the arms {other!r} and {one.arm!r} are one and the same run.")
     return planned
-
-
-def _grid(grid: dict[str, list[Any]], file: Path) -> dict[str, dict[str, Any]]:
-    """Arms of all combinations, each named by its values."""
-    if not isinstance(grid, dict) or not all(isinstance(values, list) for values in grid.values()):
-        raise InputError(f"{file}: grid gives each parameter a list of values, as in swap_share: [0.25, 0.5].")
-    every = ParameterGrid(grid) if grid else ()
-    return {", ".join(f"{name} {one[name]}" for name in grid): one for one in every}
 
 
 def measured(one: Planned) -> dict[str, Any]:
