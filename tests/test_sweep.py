@@ -1,13 +1,11 @@
 """A sweep refuses before it starts, goes on after failures and interruptions, and never runs a finished run again."""
 
-import base64
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-import zlib
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -153,6 +151,18 @@ def read_bytes(file: Path) -> bytes:
 LABELS = pd.DataFrame({"label": [0, 1]})
 
 
+def test_a_study_is_the_finished_runs_of_all_tables_on_these_data(tmp_path):
+    packed = module._scored("val", [0, 1], np.array([-1.5, 2.0]))["val_logits"]
+    rows = {"arm": ["a", "b", "c"], "data": ["images", "images", "phantom"], "status": ["done", "failed", "done"]}
+    pd.DataFrame(rows).assign(val_logits=packed).to_csv(tmp_path / "small.csv", index=False)
+    pd.DataFrame(rows).assign(arm="d").to_csv(tmp_path / "large.csv", index=False)
+    found = module.studied(tmp_path, "images")
+    assert found[["sweep", "arm"]].to_numpy().tolist() == [["large", "d"], ["small", "a"]]
+    np.testing.assert_array_equal(module.logits_of(found["val_logits"].iloc[-1]), [-1.5, 2.0])
+    with pytest.raises(InputError, match="has no finished sweep of others; run cnn-xray sweep .* and -p data"):
+        module.studied(tmp_path, "others")
+
+
 def test_a_scheduler_that_is_not_there_is_told_in_a_sentence(tmp_path, monkeypatch):
     faked(monkeypatch)
     with pytest.raises(InputError, match="No Dask scheduler at tcp://127.0.0.1:1 can be reached"):
@@ -222,8 +232,7 @@ def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp
     record = json.loads((tmp_path / "runs" / rows.loc["plain", "run"] / "run.json").read_text())
     assert set(record["images"]) == {"train", "val"}
     assert {f"val_R {region}" for region in (*module.REGIONS, *module.UNSEEN)} <= set(rows)
-    packed = zlib.decompress(base64.b64decode(rows.loc["plain", "val_logits"]))
-    assert len(np.frombuffer(packed, np.float16)) == record["images"]["val"]
+    assert len(module.logits_of(rows.loc["plain", "val_logits"])) == record["images"]["val"]
     phantom = next((tmp_path / "cache" / "phantoms").glob("*/manifest.csv"))
     written(tmp_path, fixed=TINY | {"runs": str(tmp_path / "runs")}, seeds=1, open_test=True, external=str(phantom))
     told = subprocess.run(command, env=environment, capture_output=True, text=True)
