@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=meaning
     )
-    common.add_argument("-f", dest="file", metavar="FILE", help="a YAML file of parameters; -y and -p come after it")
+    common.add_argument("-f", dest="told", metavar="FILE", help="a YAML file of parameters; -y and -p come after it")
     common.add_argument(
         "-y", dest="yaml", default="", metavar="YAML", help="parameters as YAML: '{crop: 0.1, seed: 3}'"
     )
@@ -156,7 +156,7 @@ def parse_value(text: str) -> bool | int | float | str | None:
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     told: dict[str, Any] = {}
     try:
-        for text in ([Path(options.file).read_text(encoding="utf-8")] if options.file else []) + [options.yaml]:
+        for text in ([Path(options.told).read_text(encoding="utf-8")] if options.told else []) + [options.yaml]:
             told |= yaml.safe_load(text) or {}
     except (OSError, TypeError, ValueError, yaml.YAMLError) as problem:
         raise InputError(f"-f and -y take YAML of names and values: {' '.join(str(problem).split())}") from problem
