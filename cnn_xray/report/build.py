@@ -80,6 +80,15 @@ class Chapter:
         return self._published(HEADLINE)
 
     @property
+    def pictures(self) -> list[dict[str, str]]:
+        """Figures that the index shows as well (`words.show`): their role, alt text and data."""
+        outputs = [output for cell in self.notebook.cells for output in cell.get("outputs", ())]
+        every = [(kind, told, one) for one in outputs for kind, told in one.get("metadata", {}).items()]
+        return [
+            {**told, "src": f"data:{kind};base64,{one.data[kind]}"} for kind, told, one in every if told.get("role")
+        ]
+
+    @property
     def runs(self) -> list[Path]:
         """Folders of the run records it used (`words.uses_runs`)."""
         folder = resolve(self.plan.parameters.runs)

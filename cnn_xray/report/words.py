@@ -51,7 +51,7 @@ def say_notes(notes: Iterable[str]) -> None:
         say(f"> {note}")
 
 
-def headline(label: str, value: str, meaning: str) -> None:
+def headline(label: str, value: str, meaning: str, role: str = "", **more: float | str) -> None:
     """Show one headline figure in a box and leave it for the report's index.
 
     Parameters
@@ -62,14 +62,18 @@ def headline(label: str, value: str, meaning: str) -> None:
         The figure with its interval, such as ``0.971 [0.958, 0.982]``.
     meaning
         A sentence that says how to read it.
+    role
+        Where the index puts it first: ``answer``, ``question``, ``surprise`` or ``performance``.
+    **more
+        What else the index needs: of a question ``answer``, ``estimate``, ``low``, ``high`` and ``counts``.
     """
     box = (
-        '<div class="headline" style="border-left: 4px solid #1f5a7a; padding: .2em 1em; margin: 1em 0">'
+        f'<div class="headline {role}" style="border-left: 4px solid #1f5a7a; padding: .2em 1em; margin: 1em 0">'
         f'<div class="label">{escape(label)}</div>'
         f'<div class="value" style="font-size: 1.5em; font-weight: 600">{escape(value)}</div>'
         f'<div class="meaning">{escape(meaning)}</div></div>'
     )
-    told = {"label": label, "value": value, "meaning": meaning}
+    told = {"label": label, "value": value, "meaning": meaning, "role": role, **more}
     display({HEADLINE: told, "text/html": box, "text/plain": f"{label}: {value}\n{meaning}"}, raw=True)
 
 
@@ -87,7 +91,7 @@ def uses_runs(ids: Iterable[str]) -> None:
     display({RUNS: {"runs": every}, "text/html": html, "text/plain": f"{word} {', '.join(every)}"}, raw=True)
 
 
-def show(figure: Figure, alt: str = "") -> None:
+def show(figure: Figure, alt: str = "", role: str = "") -> None:
     """Show a figure as PNG, or as JPEG where that takes less than half the space, and close it.
 
     Parameters
@@ -96,6 +100,8 @@ def show(figure: Figure, alt: str = "") -> None:
         A matplotlib figure.
     alt
         Describes it to who cannot see it; the titles in the figure do so otherwise.
+    role
+        ``hero``: the index shows it as well.
     """
     alt = alt or _titles(figure)
     drawn = io.BytesIO()
@@ -104,7 +110,11 @@ def show(figure: Figure, alt: str = "") -> None:
     pixels = Image.open(drawn).convert("RGB")
     png, jpeg = (_encoded(pixels, kind) for kind in ("png", "jpeg"))
     kind, image = ("image/jpeg", jpeg) if 2 * len(jpeg) < len(png) else ("image/png", png)
-    display({kind: base64.b64encode(image).decode(), "text/plain": alt}, metadata={kind: {"alt": alt}}, raw=True)
+    display(
+        {kind: base64.b64encode(image).decode(), "text/plain": alt},
+        metadata={kind: {"alt": alt, "role": role}},
+        raw=True,
+    )
 
 
 def _encoded(pixels: Image.Image, kind: str) -> bytes:

@@ -26,7 +26,7 @@ def test_a_drawing_is_png_and_a_photograph_jpeg(published):
         figure.subplots().imshow(pixels)
         words.show(figure, alt="pixels")
     assert [kind for data, _ in published for kind in data if "image" in kind] == ["image/png", "image/jpeg"]
-    assert published[1][1]["metadata"] == {"image/jpeg": {"alt": "pixels"}}
+    assert published[1][1]["metadata"] == {"image/jpeg": {"alt": "pixels", "role": ""}}
 
 
 def cells(html: str) -> list[list[str]]:
