@@ -26,6 +26,7 @@ from cnn_xray.storage import atomic_folder, home, resolve
 TEMPLATES = Path(__file__).parent
 STUDY = ReduceParameters.model_fields["study"].default  # folder of the sweeps' tables
 LARGEST = 2_000_000  # bytes of one executed notebook or page
+HEADING = r'<h2 id="([^"]+)">(.+?)<a class="anchor-link"'  # of a section: its id and text
 SHOWN = ("test_auc", "test_accuracy", "conflict_auc", "val_auc")  # of a run, on the index
 
 
@@ -370,12 +371,13 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter]) -> None:
 
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
     template, basic = environment.get_template, str(TEMPLATES / "notebook.html.j2")
-    exporter = HTMLExporter(template_name="basic", template_file=basic, exclude_anchor_links=True)
+    exporter = HTMLExporter(template_name="basic", template_file=basic)
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     for one in chapters:
         nbformat.write(one.notebook, folder / f"{one.plan.name}.ipynb")
         body = Markup(exporter.from_notebook_node(one.notebook)[0])
-        page = template("page.html.j2").render(here=one, chapters=chapters, report=name, body=body)
+        told = {"contents": re.findall(HEADING, body), "here": one, "chapters": chapters, "report": name}
+        page = template("page.html.j2").render(**told, body=body)
         (folder / one.file).write_text(page, encoding="utf-8")
     runs = _runs(chapters)
     table = runs_table(runs) if runs else pd.DataFrame(columns=["run"])
