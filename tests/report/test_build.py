@@ -136,9 +136,35 @@ def test_code_and_logs_are_folded_and_warnings_left_out(built):
     open_text = re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
     assert any("epoch 2" in part and "log, 3 lines" in part for part in folded)
     assert "epoch 2" not in open_text and "learning_rate" not in open_text and "words" not in open_text
-    assert "What it <em>shows</em></h2>" in open_text and "<strong>0.1</strong>" in open_text
+    assert 'What it <em>shows</em><a class="anchor-link"' in open_text and "<strong>0.1</strong>" in open_text
     assert "alt='Two \"dots\" &amp; a line'" in open_text
     assert "/home/somebody" not in page
+
+
+def test_a_page_has_its_contents_numbered_figures_and_its_neighbours(built):
+    pages = [(built[0] / f"{name}.html").read_text() for name in ("01_data_audit", "02_train")]
+    assert pages[1].count('<li><a href="#What-it-shows">What it shows</a></li>') == 2  # beside, and folded
+    assert "On this page" not in pages[0]
+    assert '<figcaption>Two "dots" &amp; a line</figcaption>' in pages[1]
+    assert 'href="02_train.html" rel="next">About 02_train →' in pages[0] and 'rel="prev"' not in pages[0]
+    assert 'href="01_data_audit.html" rel="prev">← About 01_data_audit' in pages[1] and 'rel="next"' not in pages[1]
+
+
+def test_the_overview_begins_with_answer_questions_and_pictures(tmp_path, monkeypatch):
+    code = """from cnn_xray.report.words import headline, show
+from matplotlib import pyplot as plt
+headline("Verdict", "border shortcut", "A crop would help.", "answer")
+told = {"answer": "not shown", "estimate": 0.3, "low": 0.1, "high": 0.5, "counts": 0.2}
+headline("Used", "0.30 [0.10, 0.50]", "R", "question", **told)
+headline("Pages read", "3", "as before")
+show(plt.figure(), "Before and after", "hero")"""
+    write(tmp_path / "notebooks" / "04_shortcut_tests.ipynb", code)
+    folder, _ = report_of(tmp_path)
+    page = (folder / "index.html").read_text()
+    places = [page.index(text) for text in ("border shortcut", "◐</span> not shown", "Before and after", "Pages read")]
+    assert places == sorted(places)
+    assert '<circle cx="60.0"' in page and 'x1="40.0" y1="0" x2="40.0"' in page  # of 0 to 0.5: the value, what counts
+    assert "1 more figure<" in page and page.count("data:image/png;base64,") == 1
 
 
 def test_executed_notebooks_tell_nothing_of_this_machine(built, project):
