@@ -28,7 +28,7 @@ from pydantic import Field
 from sklearn.model_selection import ParameterGrid
 
 from cnn_xray import InputError, attention, cam, geometry, interventions, swaps
-from cnn_xray.data import FITTING, Dataset, load_dataset
+from cnn_xray.data import FITTING, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import (
     NOTEBOOKS,
@@ -46,6 +46,7 @@ OUTSIDE = "outside the lungs"
 REGIONS = ("border", "border outside the lungs", OUTSIDE, interventions.ANYWHERE)
 UNSEEN = tuple(f"{OUTSIDE}, {surgery}" for surgery in interventions.SURGERIES)  # done to no training image
 PICTURE = ("lung_enrichment", "log2_border_density_ratio")
+FIRST = ["arm", "seed", "run", "status"]  # columns of a sweep's table
 DONORS = ProbeParameters.model_fields["donors"].default  # of each class, as in 04_shortcut_tests
 
 
@@ -131,9 +132,10 @@ def measured(one: Planned) -> dict[str, Any]:
     """Train a network unless it is recorded, and measure it: one row of the sweep's table.
 
     ``val_…`` and, once opened, ``test_…`` and those of the other test sets: metrics at probability 0.5 of the logits
-    that the recipe predicts by; ``logits``, these, float16, compressed, in base 64. On validation and test also ``R``
-    and ``AUC lost`` of each region (`interventions.reliance`, `swap_conflict`), of single views, and what the picture
-    shows: mean ``lung_enrichment`` and ``log2_border_density_ratio`` (`attention.attention_metrics`).
+    that the recipe predicts by; ``logits``, these, float16, compressed, in base 64. Of validation images, and once
+    opened of test images instead, ``R`` and ``AUC lost`` of each region (`interventions.reliance`, `swap_conflict`), of
+    single views, and what the picture shows: mean ``lung_enrichment`` and ``log2_border_density_ratio``
+    (`attention.attention_metrics`).
 
     Parameters
     ----------
@@ -141,27 +143,30 @@ def measured(one: Planned) -> dict[str, Any]:
         Which network.
     """
     p = one.parameters()
-    data = load_dataset(p, splits=None if one.open_test else FITTING)
+    data, split = load_dataset(p, splits=FITTING), "val"
     run = run_of(p, data)
     row: dict[str, Any] = {"data": PHANTOM if p.data == PHANTOM else data.name}
     row |= {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
-    for split, told in run.predictions.groupby("split", sort=False):
-        row |= _scored(str(split), told["label"], told["logit"])
-    for split in filter(set(run.predictions["split"]).__contains__, ("val", "test")):
-        rows = data.rows(split)
-        labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
-        pairs = interventions.donor_pairs(labels, patients, DONORS, p.seed)
-        found, able = cam.evidence(run.model, data.pixels[rows]), interventions.regions_of(data, p.border)
-        logits, grid = found.logits, found.maps.shape[1:]
-        lungs = None if data.lungs is None else geometry.area_mean(data.lungs[rows], grid)
-        sign, border = cam.explained_sign(logits, p.explain), geometry.border_cells(p.border, grid)
-        shown = attention.attention_metrics(found.maps, sign, border, lungs)[list(PICTURE)].mean()
-        row |= {f"{split}_{name}": value for name, value in shown.items()}
-        for region in [one for one in (*REGIONS, *UNSEEN) if one.partition(", ")[0] in able]:
-            swapped = interventions.swap_effects(run.score, data, rows, pairs, region, p.border)
-            relied = interventions.reliance(swapped, labels, logits, patients, p.seed)
-            row |= {f"{split}_R {region}": relied["R"].value}
-            row |= {f"{split}_AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
+    row |= _scored("val", run.on("val")["label"], run.on("val")["logit"])
+    if one.open_test:
+        data, split = load_dataset(p), "test"
+        for name, part in data.table.groupby("split", sort=False):
+            if name in TEST_SPLITS:
+                row |= _scored(str(name), part["label"], predict(run.model, data.pixels[part.index], tta=p.tta))
+    rows = data.rows(split)
+    labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
+    pairs = interventions.donor_pairs(labels, patients, DONORS, p.seed)
+    found, able = cam.evidence(run.model, data.pixels[rows]), interventions.regions_of(data, p.border)
+    logits, grid = found.logits, found.maps.shape[1:]
+    lungs = None if data.lungs is None else geometry.area_mean(data.lungs[rows], grid)
+    sign, border = cam.explained_sign(logits, p.explain), geometry.border_cells(p.border, grid)
+    shown = attention.attention_metrics(found.maps, sign, border, lungs)[list(PICTURE)].mean()
+    row |= {f"{split}_{name}": value for name, value in shown.items()}
+    for region in [one for one in (*REGIONS, *UNSEEN) if one.partition(", ")[0] in able]:
+        swapped = interventions.swap_effects(run.score, data, rows, pairs, region, p.border)
+        relied = interventions.reliance(swapped, labels, logits, patients, p.seed)
+        row |= {f"{split}_R {region}": relied["R"].value}
+        row |= {f"{split}_AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
     if one.external:
         elsewhere = load_dataset(p.model_copy(update={"data": one.external, "artifact_rho": None}), splits=("test",))
         logits = predict(run.model, elsewhere.pixels, tta=p.tta)
@@ -232,7 +237,7 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
         The table.
     """
     planned, table = read(file, given), file.with_suffix(".csv")
-    done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=["arm", "seed", "run", "status"])
+    done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=FIRST)
     ids = _ids(planned)
     finished = done["status"] == "done"
     for asked, column in ((planned[0].open_test, "test_auc"), (planned[0].external, "external_auc")):
@@ -242,10 +247,12 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
     begun, failed = time.perf_counter(), 0
     for count, row in enumerate(_rows(todo, jobs, scheduler), 1):
+        before = done[done["run"] == row["run"]].dropna(axis=1).to_dict("records")  # what was measured before stays
+        row = (before[0] if before and row["status"] == "done" else {}) | row
         same = (done["run"] == row["run"]) | ((done["arm"] == row["arm"]) & (done["seed"] == row["seed"]))
         done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)
         place = done["run"].map({run: number for number, run in enumerate(ids)})  # in the file's order, then others
-        done = done.loc[place.sort_values(kind="stable").index]
+        done = done.loc[place.sort_values(kind="stable").index, [*FIRST, *sorted({*done} - {*FIRST})]]
         with atomic_write(table) as handle:
             handle.write(done.to_csv(index=False, float_format="%.6g").encode())
         failed += row["status"] == "failed"
