@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Iterable
 from html import escape
 from inspect import cleandoc
@@ -75,6 +76,24 @@ def headline(label: str, value: str, meaning: str, role: str = "", **more: float
     )
     told = {"label": label, "value": value, "meaning": meaning, "role": role, **more}
     display({HEADLINE: told, "text/html": box, "text/plain": f"{label}: {value}\n{meaning}"}, raw=True)
+
+
+def play(kind: str, fallback: str, **told: Any) -> None:
+    """Show something to play with; where scripts do not run, the fallback.
+
+    Parameters
+    ----------
+    kind
+        Of those in play.js, such as ``threshold``.
+    fallback
+        A sentence that says the same without playing.
+    **told
+        What it needs, as JSON.
+    """
+    html = (
+        f'<div class="play" data-play="{kind}" data-told="{escape(json.dumps(told))}"><p>{escape(fallback)}</p></div>'
+    )
+    display({"text/html": html, "text/plain": fallback}, raw=True)
 
 
 def uses_runs(ids: Iterable[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from html import unescape
 
 import numpy as np
 import pandas as pd
@@ -90,3 +92,11 @@ def test_a_small_p_is_not_shown_as_zero(p, shown):
 def test_an_estimate_in_a_table_has_the_tables_digits():
     frame = pd.DataFrame({"AUC": [Estimate(0.91234, 0.9, 0.95, 40)]}, index=["network"])
     assert "0.912 [0.900, 0.950]" in words.table_html(frame) and "0.9 [0.9, 0.9]" in words.table_html(frame, digits=1)
+
+
+def test_what_can_be_played_with_has_its_data_and_a_sentence_instead(published):
+    words.play("threshold", "Finds 1 < 2.", labels=[0, 1], probabilities=[0.25, 1.0])
+    html = published[0][0]["text/html"]
+    told = re.search(r'data-play="threshold" data-told="([^"]*)"', html)[1]
+    assert json.loads(unescape(told)) == {"labels": [0, 1], "probabilities": [0.25, 1.0]}
+    assert "<p>Finds 1 &lt; 2.</p>" in html
