@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t as student_t
 
 from cnn_xray import InputError, attention, backend, cam, swaps, training
 from cnn_xray.data import ORIGINAL, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import PHANTOM, RECIPES, TrainParameters
+from cnn_xray.statistics import over_trainings
 from cnn_xray.storage import atomic_folder, resolve
 
 TRAINING = 3  # counts changes of the network or its training: with another number, older runs are other runs
@@ -421,7 +421,7 @@ def difference(table: pd.DataFrame, first: str, second: str) -> tuple[list[str],
     told = [f"{name}: {one[name].iloc[0]} → {other[name].iloc[0]}" for name in given]
     metrics = table.select_dtypes("number").columns.difference([*given, "seed", "seconds"], sort=False)
     apart = (other[metrics] - one[metrics]).dropna(axis=1)
-    half = apart.sem() * student_t.ppf(0.975, len(seeds) - 1)
-    columns = {"first": one[apart.columns].mean(), "second": other[apart.columns].mean(), "difference": apart.mean()}
-    found = pd.DataFrame({**columns, "low": apart.mean() - half, "high": apart.mean() + half, "seeds": len(seeds)})
+    means = pd.DataFrame({"first": one[apart.columns].mean(), "second": other[apart.columns].mean()})
+    found = means.join(pd.DataFrame({name: vars(over_trainings(apart[name])) for name in apart}).T)
+    found = found.rename(columns={"value": "difference", "n": "seeds"})
     return [line for line in told if len(set(line.split(": ", 1)[1].split(" → "))) > 1], found

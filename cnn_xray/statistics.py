@@ -335,6 +335,20 @@ def paired_difference(a: ArrayLike, b: ArrayLike, patients: Patients, seed: int 
         return cluster_mean(first - second, names, seed=seed)
 
 
+def over_trainings(values: ArrayLike) -> Estimate:
+    """Mean of one figure of several trainings with its 95 % interval (Student's t); no bounds with fewer than two.
+
+    Parameters
+    ----------
+    values : array_like (n,)
+        One a training; those not finite are left out.
+    """
+    found = _finite(values)
+    value = float(found.mean()) if len(found) else math.nan
+    half = stats.t.ppf(0.975, len(found) - 1) * stats.sem(found) if len(found) > 1 else math.nan
+    return Estimate(value, float(value - half), float(value + half), len(found))
+
+
 def pooled(estimates: Sequence[Estimate]) -> Comparison:
     """Mean of one figure of several trainings, judged on the same images, with an interval over trainings and patients.
 
@@ -357,8 +371,7 @@ def pooled(estimates: Sequence[Estimate]) -> Comparison:
     value, n = float(values.mean()), min(one.n for one in estimates)
     if len(values) == 1:
         return Comparison(value, estimates[0].low, estimates[0].high, n)
-    spread = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    width = math.hypot(spread, half.mean())
+    width = math.hypot(over_trainings(values).high - value, half.mean())
     return Comparison(value, value - width, value + width, n)
 
 
