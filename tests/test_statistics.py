@@ -22,6 +22,7 @@ from cnn_xray.statistics import (
     hodges_lehmann,
     interval,
     mcnemar,
+    over_trainings,
     paired_difference,
     pooled,
     sample_and_replicates,
@@ -268,6 +269,14 @@ def test_hodges_lehmann_takes_a_whole_test_set():
     half = 1.959964 * math.sqrt(math.pi / 3 / 3000)  # asymptotic efficiency 3/π on normal numbers
     assert result.value == pytest.approx(differences.mean(), abs=0.01)
     assert (result.high - result.low) / 2 == pytest.approx(half, rel=0.05)
+
+
+def test_the_interval_over_trainings_by_hand():
+    found = over_trainings([1, 2, 3, NAN])  # standard deviation 1, t(.975, 2) = 4.303
+    half = 4.3027 / math.sqrt(3)
+    assert (found.value, found.low, found.high) == pytest.approx((2, 2 - half, 2 + half), abs=1e-4) and found.n == 3
+    alone, nothing = over_trainings([5]), over_trainings([])
+    assert alone.value == 5 and math.isnan(alone.low) and math.isnan(nothing.value) and nothing.n == 0
 
 
 def test_pooled_worked_by_hand():
