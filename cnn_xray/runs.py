@@ -362,7 +362,7 @@ def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
     rows = {run.id: _row(run) for run in records}
     for file in sweeps:
         try:
-            table = pd.read_csv(file).drop(columns=["val_logits", "test_logits"], errors="ignore")
+            table = pd.read_csv(file).filter(regex="^(?!.*_logits$)")
             told = {row["run"]: row for row in table.dropna(axis=1, how="all").to_dict("records")}
         except (OSError, ValueError, KeyError) as problem:
             raise InputError(f"{file} cannot be read as a sweep's table: {problem}") from problem

@@ -116,7 +116,9 @@ def test_all_runs_are_one_table_and_two_arms_are_compared_seed_by_seed(tmp_path,
             (tmp_path / f"{arm}{seed}").mkdir()
             (tmp_path / f"{arm}{seed}" / "run.json").write_text(json.dumps(record))
     sweep = pd.DataFrame({"arm": "swapped", "seed": [0, 1], "run": ["b0", "lost"], "status": ["done", "failed"]})
-    sweep.assign(val_logits="x", **{"val_R border": [0.3, np.nan]}).to_csv(tmp_path / "study.csv", index=False)
+    sweep.assign(val_logits="x", conflict_logits="x", **{"val_R border": [0.3, np.nan]}).to_csv(
+        tmp_path / "study.csv", index=False
+    )
     table = runs.tidy(tmp_path)
     assert table.set_index("run").loc[["a0", "b0", "n0"], ["arm", "role"]].to_numpy().tolist() == [
         ["defaults", "main"], ["crop 0.1", "main"], ["labels permuted", "null"],
@@ -129,7 +131,7 @@ def test_all_runs_are_one_table_and_two_arms_are_compared_seed_by_seed(tmp_path,
     assert main(["diff", "a1", "b1", "--runs", str(tmp_path)]) == 0 and "0.04" in capsys.readouterr().out
     both = runs.tidy(tmp_path, [tmp_path / "study.csv"]).set_index("run")
     assert both.loc["b0", "arm"] == "swapped" and both.loc["b0", "val_R border"] == 0.3
-    assert both.loc["lost", "status"] == "failed" and "val_logits" not in both
+    assert both.loc["lost", "status"] == "failed" and not {"val_logits", "conflict_logits"} & {*both}
     for asked, sentence in (("zzz", "There is no arm or run 'zzz'; there are crop 0.1"), ("n0", "n0")):
         assert main(["diff", "b1", asked, "--runs", str(tmp_path)]) == 2
         assert sentence in capsys.readouterr().err
