@@ -462,12 +462,18 @@ class ShortcutParameters(ProbeParameters):
 class CroppingParameters(ProbeParameters):
     """05_before_after_cropping."""
 
-    shown: ClassVar = """data seed n_seeds recipe image_size epochs crop crop_after border donors probe_epochs explain
-        artifact_rho artifact_location artifact_kinds runs""".split()
+    shown: ClassVar = """data seed n_seeds n_judged recipe image_size epochs crop crop_after border donors
+        probe_epochs explain artifact_rho artifact_location artifact_kinds runs""".split()
 
     crop_after: float = Field(0.125, gt=0, lt=0.5, description="crop of the second arm; the first has crop")
     n_seeds: int | None = Field(
         None, ge=1, le=100, description="trainings an arm, from seed upwards; None: 2 phantom, 1 files"
+    )
+    n_judged: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="trainings the verdict is on; None: n_seeds phantom, 5 files",
     )
 
     @model_validator(mode="after")
@@ -480,6 +486,12 @@ class CroppingParameters(ProbeParameters):
     def seeds(self) -> range:
         """The seeds of each arm's trainings."""
         return range(self.seed, self.seed + (self.n_seeds or (2 if self.data == PHANTOM else 1)))
+
+    @property
+    def judged_seeds(self) -> range:
+        """The seeds of those networks, uncropped and cropped, that the verdict is on."""
+        usual = len(self.seeds) if self.data == PHANTOM else 5
+        return range(self.seed, self.seed + (self.n_judged or usual))
 
     @property
     def locations(self) -> list[str]:

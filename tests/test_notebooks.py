@@ -24,6 +24,7 @@ TINY = {
     "width": 4,
     "epochs": 1,
     "n_seeds": 1,
+    "n_judged": 1,
     "examples": 2,
     "probe_size": 32,
     "probe_epochs": 1,

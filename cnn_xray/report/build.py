@@ -27,6 +27,7 @@ TEMPLATES = Path(__file__).parent
 STUDY = ReduceParameters.model_fields["study"].default  # folder of the sweeps' tables
 LARGEST = 2_000_000  # bytes of one executed notebook or page
 HEADING = r'<h2 id="([^"]+)">(.+?)<a class="anchor-link"'  # of a section: its id and text
+QUICK = {"n_seeds": 1, "n_judged": 1, "probe_repeats": 1}  # one training of each network
 SHOWN = ("test_auc", "test_accuracy", "conflict_auc", "val_auc")  # of a run, on the index
 
 
@@ -100,7 +101,7 @@ class Chapter:
         return [output.data[kind] for output in outputs if kind in output.get("data", ())]
 
 
-def plan(notebooks: Iterable[Path], given: Mapping[str, Any]) -> list[Plan]:
+def plan(notebooks: Iterable[Path], given: Mapping[str, Any], usual: Mapping[str, Any]) -> list[Plan]:
     """What to execute: each notebook with those of the given parameters that it knows.
 
     Parameters
@@ -109,6 +110,8 @@ def plan(notebooks: Iterable[Path], given: Mapping[str, Any]) -> list[Plan]:
         Files.
     given
         Values of parameters by name.
+    usual
+        Values that stand for the defaults.
 
     Raises
     ------
@@ -121,7 +124,7 @@ def plan(notebooks: Iterable[Path], given: Mapping[str, Any]) -> list[Plan]:
     problems = [unknown_name(name, known) for name in given if name not in known]
     plans = []
     for (name, source), cls in zip(sources, classes, strict=True):
-        mine = {key: value for key, value in given.items() if key in cls.model_fields}
+        mine = {key: value for key, value in {**usual, **given}.items() if key in cls.model_fields}
         try:
             p = cls.from_mapping(mine).resolved()
         except InputError as error:
@@ -234,7 +237,9 @@ def _tidy(notebook: Any) -> None:
         cell.metadata = {"tags": tags} if tags else {}
 
 
-def build(given: Mapping[str, Any], name: str, out: Path, only: Sequence[str], terminal: TextIO) -> Path:
+def build(
+    given: Mapping[str, Any], name: str, out: Path, only: Sequence[str], terminal: TextIO, quick: bool = False
+) -> Path:
     """Make a report from the project's notebooks and return its index.html.
 
     Its folder appears, or takes the place of an older one, when everything in it is finished. What was finished before
@@ -252,6 +257,8 @@ def build(given: Mapping[str, Any], name: str, out: Path, only: Sequence[str], t
         Picks notebooks by how their names begin.
     terminal
         Gets what notebooks print, as it comes.
+    quick
+        One training of each network (`QUICK`), where ``given`` says nothing else; the report says so.
 
     Raises
     ------
@@ -263,8 +270,9 @@ def build(given: Mapping[str, Any], name: str, out: Path, only: Sequence[str], t
     data = str(given.get("data", PHANTOM))
     if not re.fullmatch(r"\w[\w.-]*", name or default_name(data)):
         raise InputError(f"The report's name is {name!r}; use letters, digits, dots, dashes and underscores.")
-    plans = plan(chosen_notebooks(only, data), given)
-    name = name or default_name(data) + suffix(plans)
+    usual = QUICK if quick else {}
+    plans = plan(chosen_notebooks(only, data), given, usual)
+    name = name or default_name(data) + suffix(plans, usual)
     begun, chapters = time.perf_counter(), []
     with atomic_folder(out / name, replace=True) as folder:
         try:
@@ -272,9 +280,9 @@ def build(given: Mapping[str, Any], name: str, out: Path, only: Sequence[str], t
                 failed = out / f"{name}-{one.name}-failed.ipynb"
                 chapters.append(_executed(one, f"[{i}/{len(plans)}] {one.name}", terminal, failed))
         except BaseException:
-            _write_unfinished(out / f"{name}-unfinished", chapters, terminal)
+            _write_unfinished(out / f"{name}-unfinished", chapters, terminal, usual)
             raise
-        _write(folder, name, chapters)
+        _write(folder, name, chapters, usual)
         too_large = [file for file in sorted(folder.iterdir()) if file.stat().st_size > LARGEST]
     for file in too_large:
         print(f"warning: {out / name / file.name} is larger than {LARGEST / 1e6:g} MB", file=terminal)
@@ -282,11 +290,11 @@ def build(given: Mapping[str, Any], name: str, out: Path, only: Sequence[str], t
     return out / name / "index.html"
 
 
-def _write_unfinished(place: Path, chapters: Sequence[Chapter], terminal: TextIO) -> None:
+def _write_unfinished(place: Path, chapters: Sequence[Chapter], terminal: TextIO, usual: Mapping[str, Any]) -> None:
     """A report of those chapters that were finished, where there are any."""
     if chapters:
         with atomic_folder(place, replace=True) as folder:
-            _write(folder, place.name, chapters)
+            _write(folder, place.name, chapters, usual)
         print(f"What was finished is in {place / 'index.html'}.", file=terminal, flush=True)
 
 
@@ -305,15 +313,17 @@ def default_name(data: str) -> str:
     return re.sub(r"[^\w.-]+", "-", place.stem if place.is_file() else place.name).strip("-.")
 
 
-def suffix(plans: Sequence[Plan]) -> str:
+def suffix(plans: Sequence[Plan], usual: Mapping[str, Any]) -> str:
     """What given parameters make different, for names of files: ``-crop0.1-seed3``, or nothing; long ones cut short.
 
     Parameters
     ----------
     plans
         Of `plan`.
+    usual
+        Values that stand for the defaults.
     """
-    told = {name: value for name, value in _changed(plans).items() if name not in ("data", "runs", "rerun")}
+    told = {name: value for name, value in _changed(plans, usual).items() if name not in ("data", "runs", "rerun")}
     whole = "".join(f"-{name}{value}" for name, value in sorted(told.items()))
     safe = re.sub(r"[^\w.-]+", "_", whole)
     return safe if len(safe) <= 80 else f"{safe[:70]}-{hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()}"
@@ -364,7 +374,7 @@ def _executed(todo: Plan, title: str, terminal: TextIO, failed: Path) -> Chapter
     return Chapter(todo, notebook)
 
 
-def _write(folder: Path, name: str, chapters: Sequence[Chapter]) -> None:
+def _write(folder: Path, name: str, chapters: Sequence[Chapter], usual: Mapping[str, Any]) -> None:
     """Notebooks, their pages, index.html and runs.csv: everything that a report's folder holds."""
     from jinja2 import Environment, FileSystemLoader
     from nbconvert import HTMLExporter
@@ -388,7 +398,9 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter]) -> None:
         phantom=chapters[0].plan.parameters.data == PHANTOM,
         runs=Markup(table_html(table.filter(["run", *SHOWN]))) if runs else "",
         parameters=Markup(table_html(_parameters(chapters))),
-        changed=_changed([one.plan for one in chapters]),
+        changed=_changed([one.plan for one in chapters], usual),
+        quick=bool(usual),
+        others=sorted(one.parent.name for one in folder.parent.glob("[!.]*/index.html") if one.parent.name != name),
         made_with=_made_with(runs),
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
@@ -412,12 +424,10 @@ def _parameters(chapters: Iterable[Chapter]) -> pd.DataFrame:
     return pd.DataFrame(rows.values(), columns=["parameter", "value", "meaning"])
 
 
-def _changed(plans: Iterable[Plan]) -> dict[str, Any]:
-    """The given parameters that differ from their defaults, by name."""
-    defaults = [(one.given, type(one.parameters)()) for one in plans]
-    return {
-        name: value for given, default in defaults for name, value in given.items() if value != getattr(default, name)
-    }
+def _changed(plans: Iterable[Plan], usual: Mapping[str, Any]) -> dict[str, Any]:
+    """The given parameters that differ from what is usual, else from their defaults, by name."""
+    defaults = [(one.given, dict(type(one.parameters)()) | dict(usual)) for one in plans]
+    return {name: value for given, default in defaults for name, value in given.items() if value != default[name]}
 
 
 def _made_with(runs: Sequence[Run]) -> dict[str, str]:

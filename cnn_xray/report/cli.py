@@ -64,12 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         "report",
         parents=[common, dry],
         help="execute the notebooks and render a report",
-        description="Execute the notebooks in order and render them into REPORTS/NAME: HTML pages that open "
-        "offline, the executed notebooks, index.html and runs.csv. The appendices follow on data that are no phantom.",
+        description="Execute the notebooks in order and render them into OUT/NAME: HTML pages that open offline, the "
+        "executed notebooks, index.html and runs.csv. The appendices follow on data that are no phantom. Each network "
+        "is trained once, for a first look; with --full as often as the committed reports have it.",
     )
     report.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
     report.add_argument("--name", default="", help="of the report; default: that of the data, and what is not default")
-    report.add_argument("--out", type=Path, default=Path("reports"), help="folder of the reports (default: reports)")
+    report.add_argument(
+        "--out", type=Path, help="folder of the reports (default: reports/quick, and with --full reports)"
+    )
+    report.add_argument("--full", action="store_true", help="all trainings, as the committed reports have them")
     report.add_argument("--notebooks", default="", help="only these, by how their names begin: 01,02")
     report.add_argument("--rerun", action="store_true", help="train again although the runs are recorded")
     report.set_defaults(command=_report)
@@ -164,16 +168,18 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(options: argparse.Namespace) -> None:
-    from cnn_xray.report.build import build, chosen_notebooks, plan
+    from cnn_xray.report.build import QUICK, build, chosen_notebooks, plan
 
     given = _given(options) | ({"rerun": True} if options.rerun else {})
     if options.data is not None:
         given["data"] = options.data
     only = [part for part in options.notebooks.split(",") if part]
+    options.out = options.out or Path("reports") / ("" if options.full else "quick")
     if options.dry_run:
-        _tell(plan(chosen_notebooks(only, str(given.get("data", "phantom"))), given))
+        usual = {} if options.full else QUICK
+        _tell(plan(chosen_notebooks(only, str(given.get("data", "phantom"))), given, usual))
     else:
-        build(given, options.name, options.out, only, sys.stdout)
+        build(given, options.name, options.out, only, sys.stdout, quick=not options.full)
 
 
 def _tell(plans: Any) -> None:
@@ -189,8 +195,8 @@ def _run(options: argparse.Namespace) -> None:
     from cnn_xray.storage import atomic_write, resolve
 
     source = resolve(options.notebook)
-    (todo,) = plan([source], _given(options))
-    options.out = target = options.out or Path(f"{source.stem}{suffix([todo])}-executed.ipynb")
+    (todo,) = plan([source], _given(options), {})
+    options.out = target = options.out or Path(f"{source.stem}{suffix([todo], {})}-executed.ipynb")
     if target.absolute() == source.absolute():
         raise InputError(f"{target} is the notebook itself; name another file with -o.")
     if options.dry_run:

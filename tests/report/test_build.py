@@ -6,6 +6,7 @@ import io
 import json
 import re
 import sys
+import types
 from pathlib import Path
 
 import nbformat
@@ -215,11 +216,14 @@ def test_a_failure_leaves_the_earlier_report(built, project):
 
 
 def test_a_report_with_other_parameters_is_another_report():
-    def named(**given):
-        return build.suffix([build.Plan("02_train", None, given, build.NOTEBOOKS["02_train"].from_mapping(given))])
+    def named(usual=types.MappingProxyType({}), **given):
+        one = build.Plan("02_train", None, given, build.NOTEBOOKS["02_train"].from_mapping(given))
+        return build.suffix([one], usual)
 
     assert named() == named(seed=0, data="images", runs="elsewhere") == ""
     assert named(seed=3, crop=0.1) == "-crop0.1-seed3"
+    assert named(n_seeds=1) == "-n_seeds1" and named({"n_seeds": 1}, n_seeds=1) == ""
+    assert named({"n_seeds": 1}, n_seeds=6) == "-n_seeds6"
     assert named(artifact_kinds="marker, text") == "-artifact_kindsmarker_text"
     long = [named(artifact_kinds=",".join(["marker"] * n)) for n in (20, 21)]
     assert long[0] != long[1] and max(map(len, long)) <= 80

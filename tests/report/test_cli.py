@@ -110,6 +110,8 @@ def test_run_executes_a_notebook_with_its_parameters(project, capsys):
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(project, no_kernel, capsys):
     assert main(["report", "--dry-run", "-p", "epochs", "3"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["01_data_audit", "02_train n_seeds=1 epochs=3"]
+    assert main(["report", "--dry-run", "--full", "-p", "epochs", "3"]) == 0
     assert capsys.readouterr().out.splitlines() == ["01_data_audit", "02_train epochs=3"]
     assert main(["run", "notebooks/02_train.ipynb", "--dry-run", "-y", "{crop: 0.1}"]) == 0
     assert capsys.readouterr().out.splitlines() == ["02_train crop=0.1"]
@@ -125,10 +127,22 @@ def test_report_gives_each_notebook_the_parameters_it_knows(project, capsys):
     assert (project / "out" / "try" / "index.html").exists()
 
 
+def test_a_quick_report_trains_each_network_once_and_replaces_no_whole_one(project, capsys):
+    for asked, place, seeds, told in (
+        ([], "reports/quick/phantom", 1, "A quick report"),
+        (["--full"], "reports/phantom", 6, "The whole report"),
+        (["-p", "n_seeds", "2"], "reports/quick/phantom-n_seeds2", 2, "A quick report"),
+    ):
+        write(project / "notebooks" / "02_train.ipynb", "print('seeds', p.n_seeds)")
+        assert main(["report", "--notebooks", "02", *asked]) == 0
+        assert f"seeds {seeds}" in capsys.readouterr().out.splitlines()
+        assert told in Path(place, "index.html").read_text()
+
+
 def test_a_failure_is_told_in_a_sentence_and_kept_in_a_log(project, capsys):
     write(project / "notebooks" / "02_train.ipynb", "1 / 0")
     for command, log in (
-        (["report", "--notebooks", "02"], Path("reports/failure.log")),
+        (["report", "--notebooks", "02", "--full"], Path("reports/failure.log")),
         (["run", "notebooks/02_train.ipynb", "-o", "out.ipynb"], Path("out.log")),
     ):
         assert main(command) == 1
@@ -148,7 +162,7 @@ def test_an_interruption_leaves_the_notebook_as_far_as_it_had_come_and_no_kernel
         project / "notebooks" / "02_train.ipynb",
         "import os\nprint('kernel', os.getpid(), flush=True)\nwhile True: 1",
     )
-    command = [sys.executable, "-m", "cnn_xray.report.cli", "report", "--notebooks", "02"]
+    command = [sys.executable, "-m", "cnn_xray.report.cli", "report", "--full", "--notebooks", "02"]
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
