@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import socket
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -75,6 +76,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     aside = _aside(path)
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_leftovers(path.parent)
         try:
             with open(aside, "xb") as handle:
                 yield handle
@@ -106,6 +108,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     aside = _aside(path)
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep_leftovers(path.parent)
         try:
             aside.mkdir()
             yield aside
@@ -119,7 +122,26 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 def _aside(path: Path) -> Path:
     """A name beside ``path`` that nobody takes for finished work, of this thread of this machine alone."""
-    return path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def _machine() -> str:
+    return socket.gethostname().replace(".", "-")
+
+
+def _sweep_leftovers(folder: Path) -> None:
+    """Remove what killed processes of this machine had begun to write into a folder."""
+    for aside in folder.glob(f".*.{_machine()}.*.tmp"):
+        if not _is_alive(int(aside.name.split(".")[-3])):
+            shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError as error:
+        return error.errno != errno.ESRCH
+    return True
 
 
 def _swap(aside: Path, path: Path) -> None:

@@ -82,7 +82,7 @@ def test_a_folder_appears_at_the_end_and_never_over_another(tmp_path):
     with storage.atomic_folder(path) as folder:
         (folder / "model").write_text("first")
         assert names(tmp_path) == [folder.name]
-        assert folder.name.startswith(f".run.{os.getpid()}.") and folder.name.endswith(".tmp")
+        assert folder.name.startswith(".run.") and f".{os.getpid()}." in folder.name and folder.name.endswith(".tmp")
         path.mkdir()
         (path / "model").write_text("another process was faster")
     assert (path / "model").read_text() == "another process was faster"
@@ -175,19 +175,19 @@ def test_trouble_with_another_file_keeps_its_own_words(tmp_path):
 
 @pytest.mark.parametrize("kind", ["atomic_write", "atomic_folder"])
 def test_kill_9_leaves_nothing_that_looks_finished(tmp_path, kind):
-    code = f"""if True:
-        import os, signal, sys
-        from pathlib import Path
-        from cnn_xray.storage import {kind}
-        with {kind}(Path(sys.argv[1], "run")) as target:
-            if {kind!r} == "atomic_write":
-                target.write(b"half")
-                target.flush()
-            else:
-                (target / "model").write_bytes(b"half")
-            os.kill(os.getpid(), signal.SIGKILL)
-    """
-    done = in_a_process(code, tmp_path)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    (left,) = names(tmp_path)
-    assert left.startswith(".run.") and left.endswith(".tmp")
+    code = """if True:
+        import os, pathlib, sys
+        from cnn_xray import storage
+        here = pathlib.Path(sys.argv[1])
+        with storage.atomic_folder(here / "run") as folder, storage.atomic_write(here / "table.csv"):
+            (folder / "model").touch()
+            os.kill(os.getpid(), 9)"""
+    assert in_a_process(code, tmp_path).returncode == -signal.SIGKILL
+    killed, elsewhere = names(tmp_path), ".run.another-machine.1.ab.tmp"
+    assert len(killed) == 2
+    (tmp_path / elsewhere).mkdir()
+    with storage.atomic_folder(tmp_path / "other") as folder:
+        (mine,) = set(names(tmp_path)) - {elsewhere}
+        with storage.atomic_folder(tmp_path / "third"):  # what a living process writes stays
+            assert mine == folder.name and mine in names(tmp_path)
+    assert names(tmp_path) == sorted([elsewhere, "other", "third"])
