@@ -24,7 +24,7 @@ Window = tuple[float, float, float, float]  # left, top, right, bottom; fraction
 NAMES = {label: name for name, label in CLASSES.items()}
 COLOURS = {"NORMAL": "#2b6ca3", "PNEUMONIA": "#d9822b"}
 GREY = "#777777"
-LUNG = "#7ad17a"
+LUNG = "black"
 EVIDENCE = "RdBu_r"
 
 sns.set_theme(context="notebook", style="ticks", font_scale=0.85)
@@ -137,8 +137,9 @@ def _image(axes: Axes, image: np.ndarray, outlines: dict[str, np.ndarray]) -> No
     axes.set(xticks=[], yticks=[])
     sns.despine(ax=axes, left=True, bottom=True)
     for colour, mask in outlines.items():
-        if mask.any():
-            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9)
+        if mask.any():  # dashes on white: seen on light and dark, and in grey print
+            axes.contour(mask, levels=[0.5], colors=["white"], linewidths=1.4)
+            axes.contour(mask, levels=[0.5], colors=[colour], linewidths=0.9, linestyles="dashed")
 
 
 def _overlay(axes: Axes, one: np.ndarray, size: int, limit: float) -> None:

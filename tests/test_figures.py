@@ -69,8 +69,10 @@ def test_intervals_reach_from_low_to_high():
     assert {"one", "two", "logits", "none"} <= set(texts(figure).split())
 
 
-def test_a_contact_sheet_outlines_each_mask_in_its_colour():
+def test_a_contact_sheet_outlines_each_mask_in_its_colour_on_white():
     figure = figures.contact_sheet(IMAGES, list("abc"), columns=2, outlines={"red": IMAGES > 128})
     assert len(figure.axes) == 4 and {"a", "b", "c"} <= set(texts(figure).split())
-    assert [len(axes.collections) for axes in figure.axes] == [1, 1, 1, 0]
-    assert figure.axes[0].collections[0].get_edgecolor()[0].tolist() == [1, 0, 0, 1]
+    assert [len(axes.collections) for axes in figure.axes] == [2, 2, 2, 0]
+    below, above = figure.axes[0].collections
+    assert below.get_edgecolor()[0].tolist() == [1, 1, 1, 1] and above.get_edgecolor()[0].tolist() == [1, 0, 0, 1]
+    assert below.get_linewidths()[0] > above.get_linewidths()[0]

@@ -15,11 +15,12 @@ from typing import Any, TextIO
 
 import nbformat
 import pandas as pd
-from markupsafe import Markup
+import yaml
+from markupsafe import Markup, escape
 
 from cnn_xray import InputError, __version__, parameters
 from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, ReduceParameters, unknown_name
-from cnn_xray.report.words import HEADLINE, RUNS, table_html
+from cnn_xray.report.words import HEADLINE, PAGE, RUNS, table_html
 from cnn_xray.runs import Run, find_run, package_versions, runs_table
 from cnn_xray.storage import atomic_folder, home, resolve
 
@@ -28,6 +29,9 @@ STUDY = ReduceParameters.model_fields["study"].default  # folder of the sweeps' 
 LARGEST = 2_000_000  # bytes of one executed notebook or page
 HEADING = r'<h2 id="([^"]+)">(.+?)<a class="anchor-link"'  # of a section: its id and text
 QUICK = {"n_seeds": 1, "n_judged": 1, "probe_repeats": 1}  # one training of each network
+NO_TERMS = (
+    "a button code dt figcaption h1 h2 h3 h4 pre script style summary svg table".split()
+)  # hold no links to terms
 SHOWN = ("test_auc", "test_accuracy", "conflict_auc", "val_auc")  # of a run, on the index
 
 
@@ -83,18 +87,21 @@ class Chapter:
 
     @property
     def pictures(self) -> list[dict[str, str]]:
-        """Figures that the index shows as well (`words.show`): their role, alt text and data."""
+        """Figures and things to play with that the index shows as well: their role and alt text, and data or HTML."""
         outputs = [output for cell in self.notebook.cells for output in cell.get("outputs", ())]
         every = [(kind, told, one) for one in outputs for kind, told in one.get("metadata", {}).items()]
-        return [
-            {**told, "src": f"data:{kind};base64,{one.data[kind]}"} for kind, told, one in every if told.get("role")
-        ]
+        return [told | {"kind": kind, "data": one.data[kind]} for kind, told, one in every if told.get("role")]
 
     @property
     def runs(self) -> list[Path]:
         """Folders of the run records it used (`words.uses_runs`)."""
         folder = resolve(self.plan.parameters.runs)
         return [folder / run for told in self._published(RUNS) for run in told["runs"]]
+
+    @property
+    def pages(self) -> list[dict[str, str]]:
+        """What has a page of its own (`words.play`): its name, title and html."""
+        return self._published(PAGE)
 
     def _published(self, kind: str) -> list[Any]:
         outputs = [output for cell in self.notebook.cells for output in cell.get("outputs", ())]
@@ -385,10 +392,15 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter], usual: Mapping[
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
     for one in chapters:
         nbformat.write(one.notebook, folder / f"{one.plan.name}.ipynb")
-        body = Markup(exporter.from_notebook_node(one.notebook)[0])
+        body = Markup(with_terms(exporter.from_notebook_node(one.notebook)[0]))
         told = {"contents": re.findall(HEADING, body), "here": one, "chapters": chapters, "report": name}
         page = template("page.html.j2").render(**told, body=body)
         (folder / one.file).write_text(page, encoding="utf-8")
+    glossary = {"page": "glossary", "title": "Glossary", "html": template("glossary.html.j2").render(words=_glossary())}
+    for extra in (glossary, *(extra for chapter in chapters for extra in chapter.pages)):
+        told = {"title": extra["title"], "chapters": chapters, "report": name}
+        page = template("page.html.j2").render(**told, body=Markup(extra["html"]))
+        (folder / f"{extra['page']}.html").write_text(page, encoding="utf-8")
     runs = _runs(chapters)
     table = runs_table(runs) if runs else pd.DataFrame(columns=["run"])
     table.to_csv(folder / "runs.csv", index=False)
@@ -404,6 +416,37 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter], usual: Mapping[
         made_with=_made_with(runs),
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def _glossary() -> list[dict[str, Any]]:
+    """The words of glossary.yaml, each with an ``id``."""
+    words = yaml.safe_load((TEMPLATES / "glossary.yaml").read_text(encoding="utf-8"))
+    return [{**one, "id": re.sub(r"\W+", "-", one["names"][0].lower())} for one in words]
+
+
+def with_terms(html: str) -> str:
+    """A page on which the first mention of each word of the glossary, in running text, links to it.
+
+    Parameters
+    ----------
+    html
+        Its body.
+    """
+    parts, depth = re.split(r"(<[^>]*>)", html), 0
+    left = sorted(_glossary(), key=lambda one: -len(one["names"][0]))  # "border swap" is no "border"
+    for i, part in enumerate(parts):
+        if part.startswith("<"):
+            name = part.strip("</>").split()[0] if part.strip("</> ") else ""
+            depth += (name in NO_TERMS) * (-1 if part.startswith("</") else 1)
+            continue
+        for one in [] if depth else left:
+            names = "|".join(re.escape(name) for name in sorted(one["names"], key=len, reverse=True))
+            link = f'<a class="term" href="glossary.html#{one["id"]}" title="{escape(one["says"])}">\\1</a>'
+            parts[i], found = re.subn(rf"(?<![\w-])({names})(?![\w-])", link, part, count=1)
+            if found:
+                left.remove(one)
+                break  # one a stretch of text: what was put in is not searched again
+    return "".join(parts)
 
 
 def _runs(chapters: Iterable[Chapter]) -> list[Run]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from html import escape
 from inspect import cleandoc
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 from matplotlib import pyplot as plt
@@ -22,10 +24,17 @@ from PIL import Image
 from cnn_xray.statistics import Estimate
 
 HEADLINE = "application/vnd.cnn-xray.headline+json"  # {"label", "value", "meaning"}
+PAGE = "application/vnd.cnn-xray.page+json"  # {"page", "title", "html"}: what has a page of its own
 RUNS = "application/vnd.cnn-xray.runs+json"  # {"runs": ids of run records}
 DPI = 100
 JPEG_QUALITY = 85
 MISSING = "–"
+OUTCOMES = {  # by whether it is pneumonia, and whether it is called so
+    (True, True): "pneumonia found (true positive)",
+    (True, False): "pneumonia missed (false negative)",
+    (False, True): "false alarm (false positive)",
+    (False, False): "normal and called so (true negative)",
+}
 RIGHT: Any = {"selector": "", "props": "text-align: right"}  # of a column of numbers
 
 
@@ -78,7 +87,7 @@ def headline(label: str, value: str, meaning: str, role: str = "", **more: float
     display({HEADLINE: told, "text/html": box, "text/plain": f"{label}: {value}\n{meaning}"}, raw=True)
 
 
-def play(kind: str, fallback: str, **told: Any) -> None:
+def play(kind: str, fallback: str, page: str = "", role: str = "", **told: Any) -> None:
     """Show something to play with; where scripts do not run, the fallback.
 
     Parameters
@@ -87,13 +96,54 @@ def play(kind: str, fallback: str, **told: Any) -> None:
         Of those in play.js, such as ``threshold``.
     fallback
         A sentence that says the same without playing.
+    page
+        Title of a page of its own, to which the fallback links; empty: it stands here.
+    role
+        ``hero``: the index shows it as well.
     **told
         What it needs, as JSON.
     """
     html = (
         f'<div class="play" data-play="{kind}" data-told="{escape(json.dumps(told))}"><p>{escape(fallback)}</p></div>'
     )
-    display({"text/html": html, "text/plain": fallback}, raw=True)
+    if not page:
+        told_index = {"text/html": {"role": role}} if role else {}
+        return display({"text/html": html, "text/plain": fallback}, metadata=told_index, raw=True)
+    name = re.sub(r"\W+", "-", page.lower()).strip("-")
+    link = f'<p class="play"><a href="{name}.html">{escape(page)}</a>: {escape(fallback)}</p>'
+    html = f"<h1>{escape(page)}</h1><p>{escape(fallback)}</p>{html}"
+    display({PAGE: {"page": name, "title": page, "html": html}, "text/html": link, "text/plain": fallback}, raw=True)
+
+
+def browse(
+    images: np.ndarray, ill: np.ndarray, arms: Mapping[str, Mapping[str, Any]], fallback: str, **where: str
+) -> None:
+    """Show images with the evidence of each arm, to leaf through, with the value of every cell (`play`).
+
+    Parameters
+    ----------
+    images : ndarray (N, S, S) uint8
+    ill : ndarray (N,) bool
+        Whether each shows pneumonia.
+    arms
+        By name: its ``evidence`` on the images (`cam.Evidence`); and one an image, in fractions of the image shown,
+        the ``windows`` that its map covers and what its network has ``seen``.
+    fallback, **where
+        As for `play`.
+    """
+    limit = max(float(np.quantile(np.abs(arm["evidence"].maps), 0.995)) for arm in arms.values()) or 1.0
+    whole, told = [(0.0, 0.0, 1.0, 1.0)] * len(images), []
+    for name, arm in arms.items():
+        maps, logits = arm["evidence"].maps, arm["evidence"].logits
+        cells = np.clip(100 * maps / limit, -127, 127).round().astype("int8")
+        part = {key: np.round(arm.get(key, whole), 4).tolist() for key in ("windows", "seen")}
+        outcomes = [OUTCOMES[bool(one), bool(z >= 0)] for one, z in zip(ill, logits, strict=True)]
+        said = [f"probability {1 / (1 + np.exp(-z)):.2f}, {one}" for z, one in zip(logits, outcomes, strict=True)]
+        maps = [base64.b64encode(one.tobytes()).decode() for one in cells]
+        told.append({"name": name, "size": cells.shape[1:], "maps": maps, "outcomes": outcomes, "said": said, **part})
+    shown = [base64.b64encode(_encoded(Image.fromarray(one), "jpeg")).decode() for one in images]
+    titles = [f"Image {i + 1}, {'PNEUMONIA' if one else 'NORMAL'}" for i, one in enumerate(ill)]
+    play("maps", fallback, **where, images=shown, titles=titles, arms=told, unit=limit / 100)
 
 
 def uses_runs(ids: Iterable[str]) -> None:

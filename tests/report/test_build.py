@@ -76,6 +76,7 @@ def test_the_folder_holds_notebooks_pages_index_and_runs(built):
         "01_data_audit.ipynb",
         "02_train.html",
         "02_train.ipynb",
+        "glossary.html",
         "index.html",
         "runs.csv",
     }
@@ -128,7 +129,9 @@ def test_pages_need_nothing_but_themselves(built):
         assert "http://" not in page and "https://" not in page
         assert page.count("<script") == page.count("<script>") == 1 and "@import" not in page and "<link" not in page
         for target in re.findall(r'(?:src|href)="([^"]*)"', page):
-            assert target.startswith(("data:image/", "#")) or (built[0] / target).exists(), target
+            name, _, anchor = target.partition("#")
+            assert name.startswith("data:image/") or (built[0] / (name or file.name)).exists(), target
+            assert not anchor or f'id="{anchor}"' in (built[0] / (name or file.name)).read_text(), target
 
 
 def test_code_and_logs_are_folded_and_warnings_left_out(built):
@@ -272,3 +275,18 @@ def test_the_kernel_is_this_interpreters_own(tmp_path, monkeypatch):
     write(tmp_path / "notebooks" / "01_data_audit.ipynb", "import sys\nprint(sys.executable)")
     _, terminal = report_of(tmp_path)
     assert sys.executable in terminal.splitlines()
+
+
+def test_the_first_mention_of_a_term_links_to_the_glossary():
+    html = '<h2>The AUC</h2><p alt="AUC">An <b>AUC</b> of 1; AUC again, border-hot and the border swap</p><a>probe</a>'
+    linked = build.with_terms(html)
+    terms = re.findall(r'<a class="term" href="glossary.html#([^"]+)" title="[^"]+">([^<]+)</a>', linked)
+    assert terms == [("auc", "AUC"), ("border-swap", "border swap")]
+    assert re.sub(r'<a class="term"[^>]*>([^<]+)</a>', r"\1", linked) == html
+
+
+def test_every_word_of_the_glossary_has_a_place_and_a_meaning(built):
+    page = (built[0] / "glossary.html").read_text()
+    places = re.findall(r'<dt id="([^"]+)"><dfn>', page)
+    assert len(places) == len(set(places)) > 20
+    assert page.count("<dd>") == len(places) and "<dd></dd>" not in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from html import unescape
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from cnn_xray import cam
 from cnn_xray.report import words
 from cnn_xray.statistics import Estimate
 
@@ -100,3 +102,23 @@ def test_what_can_be_played_with_has_its_data_and_a_sentence_instead(published):
     told = re.search(r'data-play="threshold" data-told="([^"]*)"', html)[1]
     assert json.loads(unescape(told)) == {"labels": [0, 1], "probabilities": [0.25, 1.0]}
     assert "<p>Finds 1 &lt; 2.</p>" in html
+
+
+def test_images_to_browse_hold_the_value_of_every_cell_and_what_became_of_each_image(published):
+    maps = np.array([[[1.0, -0.5], [0.0, 0.25]], [[-1.0, 0.0], [0.0, 0.0]]])
+    found = cam.Evidence(maps, np.array([2.0, -3.0]), 0.0)
+    images = np.zeros((2, 8, 8), "uint8")
+    arms = {"before": {"evidence": found}, "after": {"evidence": found, "windows": [(0.125, 0.125, 0.875, 0.875)] * 2}}
+    words.browse(images, np.array([True, True]), arms, "Some images", page="Images (all)")
+    data = published[0][0]
+    assert data["text/html"] == '<p class="play"><a href="images-all.html">Images (all)</a>: Some images</p>'
+    html = data[words.PAGE]["html"]
+    assert html.startswith("<h1>Images (all)</h1><p>Some images</p>")
+    told = json.loads(unescape(re.search('data-told="([^"]*)"', html)[1]))
+    assert told["titles"] == ["Image 1, PNEUMONIA", "Image 2, PNEUMONIA"] and len(told["images"]) == 2
+    before, after = told["arms"]
+    assert before["outcomes"] == ["pneumonia found (true positive)", "pneumonia missed (false negative)"]
+    assert before["said"][0] == "probability 0.88, pneumonia found (true positive)"
+    assert before["windows"] == [[0, 0, 1, 1]] * 2 and after["windows"] == [[0.125, 0.125, 0.875, 0.875]] * 2
+    cells = np.frombuffer(base64.b64decode(before["maps"][0]), "int8").reshape(before["size"])
+    assert cells * told["unit"] == pytest.approx(maps[0], abs=told["unit"] / 2)
