@@ -1,6 +1,8 @@
-# make report    the notebooks on the built-in phantom -> reports/phantom/
-# make report DATA=path/to/chest_xray [NAME=kermany] [ARGS="-p crop 0.1"]    on real images -> reports/NAME/
+# make report    the notebooks on the built-in phantom, one training each -> reports/quick/phantom/
+# make report ARGS=--full    as the committed report has it -> reports/phantom/
+# make report DATA=path/to/chest_xray [NAME=kermany] [ARGS="--full -p crop 0.1"]    on real images
 # make test      every check and every test
+# make test-browser    the committed reports in headless Chromium, with axe-core (needs chromium and npm)
 # make check     ruff, formatting, types, docstrings
 # make format    let ruff repair and format the code
 # make clean     remove .venv, the cache and what tools left behind (runs/ and reports/ stay)
@@ -16,7 +18,7 @@ BIN = .venv/bin
 READY = .venv/ready
 
 .DEFAULT_GOAL = help
-.PHONY: help report test check format clean
+.PHONY: help report test test-browser check format clean
 
 help:
 	@sed -n '/^#/!q; s/^# \{0,1\}//p' Makefile
@@ -26,6 +28,12 @@ report: $(READY)
 
 test: check
 	$(BIN)/python -m pytest
+	@echo "Left out: the reports in a browser (make test-browser)."
+
+test-browser: $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[browser]'
+	@npm install --silent --no-save --prefix .venv/axe axe-core@4.14.1
+	$(BIN)/python -m pytest -m browser
 
 check: $(READY)
 	$(BIN)/ruff check .

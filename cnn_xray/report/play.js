@@ -129,3 +129,12 @@ const play = {
   },
 };
 for (const box of document.querySelectorAll("[data-play]")) play[box.dataset.play](box, JSON.parse(box.dataset.told || "{}"));
+// What scrolls can be reached by the keyboard.
+const reach = () => {
+  for (const one of document.querySelectorAll("pre, .wide, .picture, .hero, .thumbs, section.text, [class*='output_']")) {
+    if (one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight) one.tabIndex = 0;
+  }
+};
+addEventListener("resize", reach);
+document.addEventListener("toggle", reach, true);
+reach();
