@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 
 from cnn_xray import InputError, __version__, parameters
 from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, ReduceParameters, unknown_name
-from cnn_xray.report.words import HEADLINE, PAGE, RUNS, table_html
+from cnn_xray.report.words import HEADLINE, PAGE, RUNS, table_html, thumbnail
 from cnn_xray.runs import Run, find_run, package_versions, runs_table
 from cnn_xray.storage import atomic_folder, home, resolve
 
@@ -81,6 +81,26 @@ class Chapter:
         return heading[1].strip() if heading else self.plan.name
 
     @property
+    def lead(self) -> str:
+        """The first sentence of its text."""
+        text = "\n\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
+        found = re.search(r"^(?![#\s])(.+?[.?!])(?=\s|$)", text, re.MULTILINE | re.DOTALL)
+        return " ".join(found[1].split()) if found else ""
+
+    @property
+    def minutes(self) -> int:
+        """How long its text takes to read, at 200 words a minute."""
+        told = [cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"]
+        told += [output.data["text/markdown"] for output in self._outputs if "text/markdown" in output.get("data", {})]
+        return -(-len(" ".join(told).split()) // 200)
+
+    @property
+    def thumbnail(self) -> str:
+        """Its first figure, small, as the source of an image; empty where there is none."""
+        figures = [data for one in self._outputs for kind, data in one.get("data", {}).items() if "image/" in kind]
+        return thumbnail(figures[0]) if figures else ""
+
+    @property
     def headlines(self) -> list[dict[str, str]]:
         """Its headline figures (`words.headline`)."""
         return self._published(HEADLINE)
@@ -88,8 +108,7 @@ class Chapter:
     @property
     def pictures(self) -> list[dict[str, str]]:
         """Figures and things to play with that the index shows as well: their role and alt text, and data or HTML."""
-        outputs = [output for cell in self.notebook.cells for output in cell.get("outputs", ())]
-        every = [(kind, told, one) for one in outputs for kind, told in one.get("metadata", {}).items()]
+        every = [(kind, told, one) for one in self._outputs for kind, told in one.get("metadata", {}).items()]
         return [told | {"kind": kind, "data": one.data[kind]} for kind, told, one in every if told.get("role")]
 
     @property
@@ -103,9 +122,12 @@ class Chapter:
         """What has a page of its own (`words.play`): its name, title and html."""
         return self._published(PAGE)
 
+    @property
+    def _outputs(self) -> list[Any]:
+        return [output for cell in self.notebook.cells for output in cell.get("outputs", ())]
+
     def _published(self, kind: str) -> list[Any]:
-        outputs = [output for cell in self.notebook.cells for output in cell.get("outputs", ())]
-        return [output.data[kind] for output in outputs if kind in output.get("data", ())]
+        return [output.data[kind] for output in self._outputs if kind in output.get("data", ())]
 
 
 def plan(notebooks: Iterable[Path], given: Mapping[str, Any], usual: Mapping[str, Any]) -> list[Plan]:

@@ -73,7 +73,7 @@ def headline(label: str, value: str, meaning: str, role: str = "", **more: float
     meaning
         A sentence that says how to read it.
     role
-        Where the index puts it first: ``answer``, ``question``, ``surprise`` or ``performance``.
+        Where the index puts it first: ``answer``, ``question``, ``surprise``, ``performance`` or ``trust``.
     **more
         What else the index needs: of a question ``answer``, ``estimate``, ``low``, ``high`` and ``counts``.
     """
@@ -190,6 +190,21 @@ def _encoded(pixels: Image.Image, kind: str) -> bytes:
     file = io.BytesIO()
     pixels.save(file, format=kind, quality=JPEG_QUALITY, optimize=True)
     return file.getvalue()
+
+
+def thumbnail(image: str, width: int = 240) -> str:
+    """A small JPEG of an image, as the source of an HTML image.
+
+    Parameters
+    ----------
+    image
+        PNG or JPEG, base64.
+    width
+        In px.
+    """
+    whole = Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")
+    whole.thumbnail((width, width))
+    return f"data:image/jpeg;base64,{base64.b64encode(_encoded(whole, 'jpeg')).decode()}"
 
 
 def _titles(figure: Figure) -> str:

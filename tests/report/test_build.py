@@ -23,6 +23,7 @@ LOG = """import sys
 for epoch in range(3):
     print(f'epoch {epoch}', flush=True)
 print('/home/some' + 'body/warning.py:3: a warning', file=sys.stderr)"""
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 RUN = """import json, pathlib
 from cnn_xray.report import words
 folder = pathlib.Path(p.runs) / f'seed{p.seed}'
@@ -290,3 +291,16 @@ def test_every_word_of_the_glossary_has_a_place_and_a_meaning(built):
     places = re.findall(r'<dt id="([^"]+)"><dfn>', page)
     assert len(places) == len(set(places)) > 20
     assert page.count("<dd>") == len(places) and "<dd></dd>" not in page
+
+
+def test_a_chapter_says_in_a_line_what_it_is_about_and_how_long_it_takes():
+    picture = nbformat.v4.new_output("display_data", {"image/png": PIXEL, "text/plain": "A pixel"})
+    told = nbformat.v4.new_output("display_data", {"text/markdown": "word " * 390})
+    text = "# 7 · Why?\n\nA first sentence\nover two lines, 0.5 of it. A second one."
+    code = nbformat.v4.new_code_cell("", outputs=[told, picture])
+    chapter = build.Chapter(None, nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text), code]))
+    assert chapter.title == "7 · Why?" and chapter.lead == "A first sentence over two lines, 0.5 of it."
+    assert chapter.minutes == 3
+    assert chapter.thumbnail.startswith("data:image/jpeg;base64,")
+    bare = build.Chapter(None, nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Only a heading")]))
+    assert (bare.lead, bare.minutes, bare.thumbnail) == ("", 1, "")
