@@ -129,6 +129,7 @@ const play = {
   },
 };
 for (const box of document.querySelectorAll("[data-play]")) play[box.dataset.play](box, JSON.parse(box.dataset.told || "{}"));
+addEventListener("beforeprint", () => document.querySelectorAll("details.more").forEach((one) => { one.open = true; }));
 // What scrolls can be reached by the keyboard.
 const reach = () => {
   for (const one of document.querySelectorAll("pre, .wide, .picture, .hero, .thumbs, section.text, [class*='output_']")) {

@@ -212,7 +212,7 @@ def _titles(figure: Figure) -> str:
     return "; ".join(dict.fromkeys(title.replace("\n", " ") for title in titles if title)) or "Figure"
 
 
-def table(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> None:
+def table(frame: pd.DataFrame, caption: str = "", digits: int = 3, folded: bool = False) -> None:
     """Show a table.
 
     Parameters
@@ -223,8 +223,12 @@ def table(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> None:
         Plain text above the table.
     digits
         Decimals of numbers that are not whole.
+    folded
+        The page shows the caption alone until it is opened, or printed.
     """
-    display({"text/html": table_html(frame, caption, digits), "text/plain": frame.to_string()}, raw=True)
+    html = table_html(frame, "" if folded else caption, digits)
+    html = f'<details class="more"><summary>{escape(caption)}</summary>{html}</details>' if folded else html
+    display({"text/html": html, "text/plain": frame.to_string()}, raw=True)
 
 
 def table_html(frame: pd.DataFrame, caption: str = "", digits: int = 3) -> str:

@@ -122,3 +122,10 @@ def test_images_to_browse_hold_the_value_of_every_cell_and_what_became_of_each_i
     assert before["windows"] == [[0, 0, 1, 1]] * 2 and after["windows"] == [[0.125, 0.125, 0.875, 0.875]] * 2
     cells = np.frombuffer(base64.b64decode(before["maps"][0]), "int8").reshape(before["size"])
     assert cells * told["unit"] == pytest.approx(maps[0], abs=told["unit"] / 2)
+
+
+def test_a_folded_table_shows_its_caption_alone(published):
+    words.table(pd.DataFrame({"n": [1]}), "Runs & scores", folded=True)
+    html = published[0][0]["text/html"]
+    assert html.startswith('<details class="more"><summary>Runs &amp; scores</summary>') and html.endswith("</details>")
+    assert html.count("Runs &amp; scores") == 1 and cells(html) == [[">n"], [">1"]]
