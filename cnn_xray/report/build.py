@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -72,6 +73,12 @@ class Chapter:
     def file(self) -> str:
         """Name of its page."""
         return f"{self.plan.name}.html"
+
+    @property
+    def command(self) -> str:
+        """What makes this page's notebook."""
+        given = [part for name, value in self.plan.given.items() for part in ("-p", name, str(value))]
+        return shlex.join(["cnn-xray", "run", f"notebooks/{self.plan.name}.ipynb", *given])
 
     @property
     def title(self) -> str:

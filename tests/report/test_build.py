@@ -124,6 +124,11 @@ def test_the_index_gives_headlines_parameters_and_device(built):
     assert "Not a medical device" in index
 
 
+def test_a_page_names_the_command_that_makes_its_figures(built):
+    page = (built[0] / "02_train.html").read_text()
+    assert "<code>cnn-xray run notebooks/02_train.ipynb -p crop 0.1</code>" in page
+
+
 def test_pages_need_nothing_but_themselves(built):
     for file in built[0].glob("*.html"):
         page = file.read_text()
