@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +31,6 @@ STUDY = ReduceParameters.model_fields["study"].default  # folder of the sweeps' 
 LARGEST = 2_000_000  # bytes of one executed notebook or page
 HEADING = r'<h2 id="([^"]+)">(.+?)<a class="anchor-link"'  # of a section: its id and text
 QUICK = {"n_seeds": 1, "n_judged": 1, "probe_repeats": 1}  # one training of each network
-NO_TERMS = (
-    "a button code dt figcaption h1 h2 h3 h4 pre script style summary svg table".split()
-)  # hold no links to terms
 SHOWN = ("test_auc", "test_accuracy", "conflict_auc", "val_auc")  # of a run, on the index
 
 
@@ -461,14 +459,14 @@ def with_terms(html: str) -> str:
     html
         Its body.
     """
-    parts, depth = re.split(r"(<[^>]*>)", html), 0
+    parts, inside = re.split(r"(<[^>]*>)", html), Counter[str]()
     left = sorted(_glossary(), key=lambda one: -len(one["names"][0]))  # "border swap" is no "border"
     for i, part in enumerate(parts):
         if part.startswith("<"):
-            name = part.strip("</>").split()[0] if part.strip("</> ") else ""
-            depth += (name in NO_TERMS) * (-1 if part.startswith("</") else 1)
+            inside[re.sub(r"\W.*", "", part.lstrip("</"), flags=re.DOTALL)] += -1 if part.startswith("</") else 1
             continue
-        for one in [] if depth else left:
+        running = (inside["p"] or inside["li"]) and not (inside["a"] or inside["code"])
+        for one in left if running else []:
             names = "|".join(re.escape(name) for name in sorted(one["names"], key=len, reverse=True))
             link = f'<a class="term" href="glossary.html#{one["id"]}" title="{escape(one["says"])}">\\1</a>'
             parts[i], found = re.subn(rf"(?<![\w-])({names})(?![\w-])", link, part, count=1)

@@ -284,7 +284,7 @@ def test_the_kernel_is_this_interpreters_own(tmp_path, monkeypatch):
 
 
 def test_the_first_mention_of_a_term_links_to_the_glossary():
-    html = '<h2>The AUC</h2><p alt="AUC">An <b>AUC</b> of 1; AUC again, border-hot and the border swap</p><a>probe</a>'
+    html = '<h2>The AUC</h2><p alt="AUC"><code>heat</code> An <b>AUC</b> of 1; AUC again, border-hot and the border swap</p><div>A <i>probe</i></div>'
     linked = build.with_terms(html)
     terms = re.findall(r'<a class="term" href="glossary.html#([^"]+)" title="[^"]+">([^<]+)</a>', linked)
     assert terms == [("auc", "AUC"), ("border-swap", "border swap")]
