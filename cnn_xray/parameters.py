@@ -302,6 +302,11 @@ class DataParameters(Parameters):
         return self.image_size or self._recipe["image_size"]
 
     @property
+    def networks(self) -> int:
+        """How many networks the notebook asks for, at most."""
+        return 1
+
+    @property
     def _recipe(self) -> dict[str, int]:
         return RECIPES[PHANTOM if self.data == PHANTOM else "default"]
 
@@ -384,6 +389,11 @@ class TrainParameters(DataParameters):
         return self
 
     @property
+    def networks(self) -> int:
+        """How many networks the notebook asks for, at most."""
+        return 1
+
+    @property
     def _recipe(self) -> dict[str, int]:
         return RECIPES[PHANTOM if self.data == PHANTOM and self.recipe == "default" else self.recipe]
 
@@ -396,12 +406,22 @@ class RecipeParameters(TrainParameters):
 
     n_seeds: int = Field(6, ge=1, le=100, description="trainings, from seed upwards")
 
+    @property
+    def networks(self) -> int:
+        """How many networks the notebook asks for, at most."""
+        return self.n_seeds
+
 
 class SelectionParameters(TrainParameters):
     """appendix_recipe_selection."""
 
     shown: ClassVar = """data seed recipe image_size width epochs batch_size
         aspect_jitter zoom balance tta runs""".split()
+
+    @property
+    def networks(self) -> int:
+        """How many networks the notebook asks for, at most: one of all images, and one that many were kept from."""
+        return 2
 
 
 class AttentionParameters(TrainParameters):
@@ -458,6 +478,11 @@ class ShortcutParameters(ProbeParameters):
 
     n_seeds: int = Field(6, ge=1, le=100, description="trainings, from seed upwards; the evidence is of the first")
 
+    @property
+    def networks(self) -> int:
+        """How many networks the notebook asks for, at most: 13 parts of the image, two of them repeated."""
+        return self.n_seeds + 13 + 2 * (self.probe_repeats - 1)
+
 
 class CroppingParameters(ProbeParameters):
     """05_before_after_cropping."""
@@ -494,6 +519,12 @@ class CroppingParameters(ProbeParameters):
         return range(self.seed, self.seed + (self.n_judged or usual))
 
     @property
+    def networks(self) -> int:
+        """How many networks the notebook asks for, at most: three arms, of two of them more seeds and probes."""
+        more = len(set(self.judged_seeds) - set(self.seeds))
+        return len(self.locations) * (3 * len(self.seeds) + 2 * more + 4 * self.probe_repeats)
+
+    @property
     def locations(self) -> list[str]:
         """Where the phantom's artifact lies in the arms compared: a border artifact has its twin inside the lungs."""
         movable = all(kind in artifacts.KINDS["inside"] for kind in self.kinds())
@@ -510,6 +541,11 @@ class ReduceParameters(TrainParameters):
     baseline: str = Field("plain", min_length=1, description="the arm that the others are compared with")
     arm: str = Field("", description="the arm that is proposed; empty: swap 0.9 phantom, outside swap files")
     margin: float = Field(0.005, gt=0, lt=1, description="of AUC that an arm may lose and count as no worse")
+
+    @property
+    def networks(self) -> int:
+        """How many networks the notebook asks for, at most: the two of its picture."""
+        return 2
 
     @property
     def proposed(self) -> str:

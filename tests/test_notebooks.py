@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,9 @@ def test_a_notebook_runs_through_and_says_something(name, executed):
     assert any(RUNS in data for data in shown) == (name != "01_data_audit")
     printed = "".join(output["text"] for output in found if output["output_type"] == "stream")
     assert "Warning" not in printed, printed
+    asked = set(re.findall(r"^(\S+): (?:training on|recorded already)", printed, re.MULTILINE))
+    p = NOTEBOOKS[name].from_mapping({key: value for key, value in TINY.items() if key in NOTEBOOKS[name].model_fields})
+    assert len(asked) <= getattr(p, "networks", 0) <= 1.2 * len(asked)
     text = "".join("".join(data.get("text/markdown", "")) for data in shown)
     assert " nan" not in text.lower(), text
 

@@ -308,11 +308,12 @@ def build(
     plans = plan(chosen_notebooks(only, data), given, usual)
     name = name or default_name(data) + suffix(plans, usual)
     begun, chapters = time.perf_counter(), []
+    progress: Any = _Progress(terminal, plans)
     with atomic_folder(out / name, replace=True) as folder:
         try:
             for i, one in enumerate(plans, 1):
                 failed = out / f"{name}-{one.name}-failed.ipynb"
-                chapters.append(_executed(one, f"[{i}/{len(plans)}] {one.name}", terminal, failed))
+                chapters.append(_executed(one, f"[{i}/{len(plans)}] {one.name}", progress, failed))
         except BaseException:
             _write_unfinished(out / f"{name}-unfinished", chapters, terminal, usual)
             raise
@@ -330,6 +331,27 @@ def _write_unfinished(place: Path, chapters: Sequence[Chapter], terminal: TextIO
         with atomic_folder(place, replace=True) as folder:
             _write(folder, place.name, chapters, usual)
         print(f"What was finished is in {place / 'index.html'}.", file=terminal, flush=True)
+
+
+class _Progress:
+    """A terminal that says after each network how many are done, of how many at most, and how long the rest takes."""
+
+    def __init__(self, terminal: TextIO, plans: Sequence[Plan]):
+        self.terminal, self.begun, self.done = terminal, time.perf_counter(), set[str]()
+        self.most = sum(getattr(one.parameters, "networks", 0) for one in plans)
+
+    def write(self, text: str) -> None:
+        """Pass it on, and tell of each network that it names for the first time."""
+        self.terminal.write(text)
+        for run in re.findall(r"^(\S+): (?:training on|recorded already)", text, re.MULTILINE):
+            if run not in self.done:
+                left = (time.perf_counter() - self.begun) * (self.most / max(len(self.done), 1) - 1)
+                known = f", at most {left / 60:.0f} min left" if self.done else ""
+                self.done.add(run)
+                self.terminal.write(f"network {len(self.done)} of at most {self.most}{known}\n")
+
+    def flush(self) -> None:
+        self.terminal.flush()
 
 
 def default_name(data: str) -> str:

@@ -284,7 +284,10 @@ def test_the_kernel_is_this_interpreters_own(tmp_path, monkeypatch):
 
 
 def test_the_first_mention_of_a_term_links_to_the_glossary():
-    html = '<h2>The AUC</h2><p alt="AUC"><code>heat</code> An <b>AUC</b> of 1; AUC again, border-hot and the border swap</p><div>A <i>probe</i></div>'
+    html = (
+        '<h2>The AUC</h2><p alt="AUC"><code>heat</code> An <b>AUC</b> of 1; AUC again, border-hot and border swap</p>'
+        "<div>A <i>probe</i></div>"
+    )
     linked = build.with_terms(html)
     terms = re.findall(r'<a class="term" href="glossary.html#([^"]+)" title="[^"]+">([^<]+)</a>', linked)
     assert terms == [("auc", "AUC"), ("border-swap", "border swap")]
@@ -309,3 +312,19 @@ def test_a_chapter_says_in_a_line_what_it_is_about_and_how_long_it_takes():
     assert chapter.thumbnail.startswith("data:image/jpeg;base64,")
     bare = build.Chapter(None, nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# Only a heading")]))
     assert (bare.lead, bare.minutes, bare.thumbnail) == ("", 1, "")
+
+
+def test_progress_counts_each_network_once(monkeypatch):
+    clock = iter([0.0, 5.0, 60.0])
+    monkeypatch.setattr(build, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    terminal = io.StringIO()
+    plans = [build.Plan(name, None, {}, build.NOTEBOOKS[name]()) for name in ("01_data_audit", "02_train")]
+    progress = build._Progress(terminal, plans)
+    for text in (
+        "one: training on 9 images\n",
+        "epoch 1\n",
+        "one: recorded already, reused\ntwo: recorded already, reused\n",
+    ):
+        progress.write(text)
+    told = [line for line in terminal.getvalue().splitlines() if line.startswith("network ")]
+    assert told == ["network 1 of at most 6", "network 2 of at most 6, at most 5 min left"]
