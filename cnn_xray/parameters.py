@@ -304,7 +304,7 @@ class DataParameters(Parameters):
     @property
     def networks(self) -> int:
         """How many networks the notebook asks for, at most."""
-        return 1
+        return 0
 
     @property
     def _recipe(self) -> dict[str, int]:

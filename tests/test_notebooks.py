@@ -67,7 +67,7 @@ def test_a_notebook_runs_through_and_says_something(name, executed):
     assert "Warning" not in printed, printed
     asked = set(re.findall(r"^(\S+): (?:training on|recorded already)", printed, re.MULTILINE))
     p = NOTEBOOKS[name].from_mapping({key: value for key, value in TINY.items() if key in NOTEBOOKS[name].model_fields})
-    assert len(asked) <= getattr(p, "networks", 0) <= 1.2 * len(asked)
+    assert len(asked) <= p.networks <= 1.2 * len(asked)
     text = "".join("".join(data.get("text/markdown", "")) for data in shown)
     assert " nan" not in text.lower(), text
 

@@ -338,7 +338,7 @@ class _Progress:
 
     def __init__(self, terminal: TextIO, plans: Sequence[Plan]):
         self.terminal, self.begun, self.done = terminal, time.perf_counter(), set[str]()
-        self.most = sum(getattr(one.parameters, "networks", 0) for one in plans)
+        self.most = sum(one.parameters.networks for one in plans)
 
     def write(self, text: str) -> None:
         """Pass it on, and tell of each network that it names for the first time."""
