@@ -33,11 +33,10 @@ def home() -> Path:
 
 
 def _is_project(folder: Path) -> bool:
-    try:
+    with suppress(OSError, ValueError):
         settings = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return settings.get("project", {}).get("name", "").replace("_", "-") == "cnn-xray"
+        return settings.get("project", {}).get("name", "").replace("_", "-") == "cnn-xray"
+    return False
 
 
 def cache_folder() -> Path:
@@ -72,20 +71,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     InputError
         Where the folder is read-only, full, or no folder.
     """
-    path = Path(path)
-    aside = _aside(path)
-    with _told(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep_leftovers(path.parent)
-        try:
-            with open(aside, "xb") as handle:
-                yield handle
-                handle.flush()
-                os.fsync(handle.fileno())
-            os.replace(aside, path)
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+    with _unfinished(path) as aside:
+        with open(aside, "xb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(aside, path)
 
 
 @contextmanager
@@ -104,20 +95,34 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     InputError
         As `atomic_write` does.
     """
-    path = Path(path)
+    with _unfinished(path) as aside:
+        aside.mkdir()
+        yield aside
+        if replace:
+            _swap(aside, path)
+        else:
+            _move_unless_there(aside, path)
+
+
+@contextmanager
+def _unfinished(path: Path) -> Iterator[Path]:
+    """A name beside ``path`` for what is not finished, of which nothing is left at the end of the block.
+
+    The system's errors about writing ``path`` become sentences; those about other files pass.
+    """
     aside = _aside(path)
-    with _told(path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep_leftovers(path.parent)
         try:
-            aside.mkdir()
             yield aside
-            if replace:
-                _swap(aside, path)
-            else:
-                _move_unless_there(aside, path)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            _remove(aside)
+    except OSError as error:
+        reason = _reason(error, path.absolute())
+        if not reason:
+            raise
+        raise InputError(f"Cannot write into {path.absolute().parent}: {reason}") from error
 
 
 def _aside(path: Path) -> Path:
@@ -132,16 +137,19 @@ def _machine() -> str:
 def _sweep_leftovers(folder: Path) -> None:
     """Remove what killed processes of this machine had begun to write into a folder."""
     for aside in folder.glob(f".*.{_machine()}.*.tmp"):
-        if not _is_alive(int(aside.name.split(".")[-3])):
-            shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink(missing_ok=True)
+        try:
+            os.kill(int(aside.name.split(".")[-3]), 0)
+        except ProcessLookupError:
+            _remove(aside)
+        except OSError:
+            pass  # it is alive, and somebody else's
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError as error:
-        return error.errno != errno.ESRCH
-    return True
+def _remove(aside: Path) -> None:
+    if aside.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+    else:
+        aside.unlink(missing_ok=True)
 
 
 def _swap(aside: Path, path: Path) -> None:
@@ -164,18 +172,6 @@ def _move_unless_there(aside: Path, path: Path) -> None:
     except OSError:
         if not path.is_dir():
             raise
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn the system's errors about writing ``path`` into sentences; those about other files pass."""
-    try:
-        yield
-    except OSError as error:
-        reason = _reason(error, path.absolute())
-        if not reason:
-            raise
-        raise InputError(f"Cannot write into {path.absolute().parent}: {reason}") from error
 
 
 def _reason(error: OSError, path: Path) -> str:
