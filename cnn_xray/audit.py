@@ -25,14 +25,13 @@ from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from scipy.special import expit
-from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cnn_xray import InputError
 from cnn_xray.data import FITTING, Dataset
-from cnn_xray.metrics import auc_with_interval, weighted_auc
+from cnn_xray.metrics import auc_with_interval, equal_bins, weighted_auc
 from cnn_xray.statistics import Estimate, Patients, checked_columns, estimate, sample_and_replicates
 
 Floats = NDArray[np.float64]
@@ -245,7 +244,7 @@ def stratified_auc(
     y, s, c, names = y[known], s[known], c[known], names[known]
     if len(set(y)) < 2:
         return AdjustedAuc(Estimate(math.nan), Estimate(math.nan), pd.DataFrame())
-    stratum, weights = _quantile_bins(c), sample_and_replicates(names, seed).astype(np.float64)
+    stratum, weights = equal_bins(c, STRATA), sample_and_replicates(names, seed).astype(np.float64)
     rows, wins, pairs = [], np.zeros((2, len(weights))), np.zeros(len(weights))
     for number in range(stratum.max() + 1):
         here = stratum == number
@@ -541,12 +540,6 @@ def _log_sizes(table: pd.DataFrame) -> Floats:
 def _estimate(values: Floats, patients: NDArray[np.str_]) -> Estimate:
     """Of (1 + n,) numbers, the observed one first."""
     return estimate(float(values[0]), values[1:], patients)
-
-
-def _quantile_bins(values: Floats) -> NDArray[np.int64]:
-    """(N,) number of the quantile bin, from 0 without gaps; equal values share a bin, at most STRATA of them."""
-    middle = (rankdata(values) - 0.5) / len(values)  # ties share their mean rank
-    return np.unique((middle * STRATA).astype(np.int64), return_inverse=True)[1]
 
 
 def _varies(values: Floats) -> bool:

@@ -336,21 +336,18 @@ def _figures(
         {arm: _over_donors(values, found, found["cross"] == cross, weights) for arm, cross in ARMS.items()}
         for values in (change, flips)
     )
-    tau = np.where(labels == 0, 1, -1) * (moved["cross"] - moved["same"])
-    took_part = ~np.isnan(tau[0])
-    of_class = {name: labels == label for name, label in CLASSES.items()}
-    images = {name: took_part & own for name, own in of_class.items()}
-    figures = {f"tau {name}": (_over_images(tau, weights, own), own) for name, own in images.items()}
-    for arm, values in flipped.items():
-        for name, own in of_class.items():
-            rests_on = own & ~np.isnan(values[0])
-            figures[f"flips {arm} {name}"] = _over_images(values, weights, rests_on), rests_on
+    of_image = {"tau": np.where(labels == 0, 1, -1) * (moved["cross"] - moved["same"])}
+    of_image |= {f"flips {arm}": values for arm, values in flipped.items()}
+    figures = {}
+    for (what, values), (name, label) in product(of_image.items(), CLASSES.items()):
+        rests_on = (labels == label) & ~np.isnan(values[0])
+        figures[f"{what} {name}"] = _over_images(values, weights, rests_on), rests_on
+    (normal, of_normal), (ill, of_ill) = (figures[f"tau {name}"] for name in CLASSES)
     with np.errstate(invalid="ignore", divide="ignore"):
-        level = {name: weights[:, own] @ logits[own] / weights[:, own].sum(axis=1) for name, own in images.items()}
-        mean = sum(figures[f"tau {name}"][0] for name in CLASSES) / len(CLASSES)
-        difference = level["PNEUMONIA"] - level["NORMAL"]
-        R = np.where(difference > 0, mean / difference, math.nan)
-    return {"R": (R, took_part), **figures}
+        level = [weights[:, own] @ logits[own] / weights[:, own].sum(axis=1) for own in (of_normal, of_ill)]
+        difference = level[1] - level[0]
+        R = np.where(difference > 0, (normal + ill) / 2 / difference, math.nan)
+    return {"R": (R, of_normal | of_ill), **figures}
 
 
 def _over_donors(values: pd.Series, pairs: pd.DataFrame, arm: pd.Series, weights: np.ndarray) -> np.ndarray:
@@ -412,10 +409,9 @@ def occlusion_effects(score: Score, images: np.ndarray, width: float, seed: int)
     drop = np.where(z > 0, 1, -1) * (z - occluded)
     flip = ((occluded > 0) != (z > 0)).astype(float)
     tables = []
-    for i, fill in enumerate(FILLS):
-        for place, own in PLACES.items():
-            means = {"drop": pd.DataFrame(drop[i, own]).mean(), "flip": pd.DataFrame(flip[i, own]).mean()}
-            tables.append(pd.DataFrame({"fill": fill, "place": place, **means}))
+    for (i, fill), (place, own) in product(enumerate(FILLS), PLACES.items()):
+        means = {"drop": pd.DataFrame(drop[i, own]).mean(), "flip": pd.DataFrame(flip[i, own]).mean()}
+        tables.append(pd.DataFrame({"fill": fill, "place": place, **means}))
     return pd.concat(tables).rename_axis("image").reset_index()
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -22,7 +21,7 @@ from scipy.special import expit
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -215,13 +214,12 @@ def information_added(
 
 def _gained(y: NDArray, first: NDArray, second: NDArray, names: NDArray, seed: int) -> NDArray[np.float64]:
     """By how much the second score lowers the log loss of each image held out, nats (N,)."""
-    losses = np.empty((2, len(y)))
-    folds = list(StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed).split(first, y, names))
-    for (fitted, held), (row, x) in product(folds, enumerate((first[:, None], np.c_[first, second]))):
-        model = make_pipeline(StandardScaler(), LogisticRegression()).fit(x[fitted], y[fitted])
-        right = model.predict_proba(x[held])[np.arange(len(held)), y[held].astype(int)]
-        losses[row, held] = -np.log(np.maximum(right, _EPS))
-    return losses[0] - losses[1]
+    folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    model, asked = make_pipeline(StandardScaler(), LogisticRegression()), {"groups": names, "method": "predict_proba"}
+    inputs = (first[:, None], np.c_[first, second])
+    told = np.stack([cross_val_predict(model, x, y, cv=folds, **asked) for x in inputs])
+    right = np.log(np.maximum(told[:, np.arange(len(y)), y.astype(int)], _EPS))
+    return right[1] - right[0]
 
 
 def weighted_auc(labels: ArrayLike, scores: ArrayLike, weights: NDArray[np.number]) -> NDArray[np.float64]:
@@ -534,8 +532,7 @@ def reliability_bins(labels: ArrayLike, probabilities: ArrayLike, patients: Arra
         As `metrics_with_intervals`.
     """
     y, p, names = checked_columns(labels=labels, probabilities=probabilities, patients=patients)
-    number = _bins(p)
-    rows = []
+    number, rows = equal_bins(p, BINS), []
     for b in np.unique(number):
         here = number == b
         share = cluster_mean(y[here], names[here], seed=seed)
@@ -543,6 +540,23 @@ def reliability_bins(labels: ArrayLike, probabilities: ArrayLike, patients: Arra
         rows.append((p[here].mean(), share.value, low, high, share.n))
     columns = ["mean_probability", "share_positive", "low", "high", "n"]
     return pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="bin"))
+
+
+def equal_bins(values: ArrayLike, bins: int) -> NDArray[np.int64]:
+    """Number of each image's bin, from 0 without gaps (N,): at most ``bins`` that hold equally many images.
+
+    Equal values share a bin, so there may be fewer.
+
+    Parameters
+    ----------
+    values : array_like (N,)
+        Finite.
+    bins : int
+        Their number.
+    """
+    ranks = rankdata(values)  # ties share their mean rank, so row order has no say
+    # Twice a rank is a whole number, so nothing is rounded.
+    return np.unique((2 * ranks - 1) * bins // (2 * len(ranks)), return_inverse=True)[1]
 
 
 def calibration_scores(labels: ArrayLike, probabilities: ArrayLike, patients: ArrayLike, seed: int = 0) -> pd.DataFrame:
@@ -580,7 +594,7 @@ def calibration_scores(labels: ArrayLike, probabilities: ArrayLike, patients: Ar
     """
     y, p, names = checked_columns(labels=labels, probabilities=probabilities, patients=patients)
     inside = np.clip(p, _EPS, 1 - _EPS)
-    number, weights = _bins(p), sample_and_replicates(names, seed)
+    number, weights = equal_bins(p, BINS), sample_and_replicates(names, seed)
     surplus = np.where(number[:, None] == np.unique(number), (p - y)[:, None], 0)  # a bin's sum: n_b (mean p − mean y)
     ece = np.abs(weights @ surplus).sum(axis=1) / weights.sum(axis=1)
     losses = {"brier": (p - y) ** 2, "log_loss": -np.log(np.where(y == 1, inside, 1 - inside))}
@@ -656,9 +670,3 @@ def _logistic(logits: ArrayLike, labels: ArrayLike, fit_intercept: bool) -> Cali
 def _need_both_classes(y: NDArray[np.number], what: str) -> None:
     if not 0 < y.sum() < len(y):
         raise InputError(f"{what} needs images of both classes: {int(y.sum())} of {len(y)} are of label 1.")
-
-
-def _bins(p: NDArray[np.float64]) -> NDArray[np.int64]:
-    """(N,) number of each image's bin of equal mass, from 0. Equal values share one, so some bins may stay empty."""
-    # Ties share their mean rank, so row order has no say; twice a rank is a whole number, so nothing is rounded.
-    return ((2 * rankdata(p) - 1) * BINS // (2 * len(p))).astype(np.int64)
