@@ -24,7 +24,7 @@ from scipy.fft import dctn, rfft2
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from scipy.special import expit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -195,8 +195,7 @@ def log_odds(probabilities: ArrayLike) -> Floats:
         bit, tie; 0 and 1 become the largest finite log-odds (about ±36).
     """
     eps = np.finfo(np.float64).eps
-    p = np.clip(np.asarray(probabilities, np.float64), eps, 1 - eps)
-    return np.round(np.log(p) - np.log1p(-p), 9)
+    return np.round(logit(np.clip(np.asarray(probabilities, np.float64), eps, 1 - eps)), 9)
 
 
 def stratified_auc(

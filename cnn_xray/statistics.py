@@ -184,9 +184,7 @@ def interval(replicates: ArrayLike) -> tuple[float, float]:
         NaN when no replicate is finite.
     """
     finite = _finite(replicates)
-    if not len(finite):
-        return math.nan, math.nan
-    low, high = np.quantile(finite, (0.025, 0.975))
+    low, high = np.quantile(finite, (0.025, 0.975)) if len(finite) else (math.nan, math.nan)
     return float(low), float(high)
 
 
@@ -269,8 +267,7 @@ def compare(value: float, replicates: ArrayLike, patients: Patients, null: float
         Interval and p are NaN with fewer than two patients.
     """
     found = estimate(value, replicates, patients)
-    defined = np.isfinite(np.asarray(replicates, np.float64)).mean()
-    if math.isnan(found.low) or 1 - defined > UNDEFINED:
+    if math.isnan(found.low) or 1 - np.isfinite(replicates).mean() > UNDEFINED:
         return Comparison(found.value, n=found.n)
     return Comparison(**vars(found), p=bootstrap_p(value, replicates, null))
 
@@ -441,12 +438,10 @@ def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> Comparison:
     ----------
     McNemar 1947, Psychometrika 12:153.
     """
-    from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar  # late, as below: a second
-
     a, b = checked_columns(right_a=right_a, right_b=right_b)
-    table = [[np.sum((a == i) & (b == j)) for j in (1, 0)] for i in (1, 0)]
-    p = float(exact_mcnemar(table, exact=True).pvalue)
-    return Comparison(float(np.mean(a - b)), n=len(a), p=p)
+    only_a, only_b = np.sum(a > b), np.sum(a < b)
+    p = 2 * float(stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5))
+    return Comparison(float(np.mean(a - b)), n=len(a), p=min(1.0, p))
 
 
 def hodges_lehmann(differences: ArrayLike) -> Estimate:
@@ -474,8 +469,7 @@ def hodges_lehmann(differences: ArrayLike) -> Estimate:
     ----------
     Hollander & Wolfe 1999, Nonparametric Statistical Methods, § 3.2.
     """
-    (d,) = checked_columns(least=0, differences=differences)
-    d = d[np.isfinite(d)]
+    d = _finite(*checked_columns(least=0, differences=differences))
     if not len(d):
         return Estimate(math.nan)
     i, j = np.triu_indices(len(d))
