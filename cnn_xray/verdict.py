@@ -31,22 +31,21 @@ NULLS = Path(__file__).with_name("nulls.csv")  # what the figures are where ther
 
 @dataclass(frozen=True)
 class Question:
-    """A question, the figure that answers it, and from where on that counts; where it has nulls, only beyond them."""
+    """A question, the figure that answers it, and from where on that counts (beyond its nulls: `thresholds`)."""
 
     name: str
     figure: str
     counts_from: float
-    has_nulls: bool = False
 
 
 # What counts was fixed on phantoms of seeds below 10, and is tried on others (benchmarks/instruments.py). An R of 0.05
 # is what an artifact leaves that moves a tenth of the class difference and goes with the label at ρ = 0.5. What tells
 # less than 0.01 nats settles less than a seventieth of even labels; two looks at one blur add up to that.
 QUESTIONS = (
-    Question("Available", "nats that a small network learns of the label from the border alone; all: 0.69", 0.01, True),
+    Question("Available", "nats that a small network learns of the label from the border alone; all: 0.69", 0.01),
     Question("Used", "R: share of the way from normal to pneumonia that swapping the border moves the score", 0.05),
-    Question("The border's own", "nats that the border tells beyond what lies between it and the lungs", 0.01, True),
-    Question("Displayed", "how much hotter a border of the image's own class is, in powers of two", 0.0, True),
+    Question("The border's own", "nats that the border tells beyond what lies between it and the lungs", 0.01),
+    Question("Displayed", "how much hotter a border of the image's own class is, in powers of two", 0.0),
     Question("Harmful", "AUC lost where the shortcut is on the wrong class", 0.02),
     Question("Harmful elsewhere", "AUC still lost when every border is put right", 0.02),
 )
@@ -304,8 +303,8 @@ def has_conflict_set(data: Dataset) -> bool:
     return len(data.rows(CONFLICTING)) > 0
 
 
-def auc_of(probe: Run, seed: int = 0, split: str = "test") -> Estimate:
-    """AUC of a run with its interval by patient.
+def auc_of(probe: Run, seed: int = 0) -> Estimate:
+    """AUC of a run on test images with its interval by patient.
 
     Parameters
     ----------
@@ -313,10 +312,8 @@ def auc_of(probe: Run, seed: int = 0, split: str = "test") -> Estimate:
         Run of a network that saw part of the image.
     seed
         Of the bootstrap.
-    split
-        One of the splits that the run scored.
     """
-    test = probe.on(split)
+    test = probe.on("test")
     return auc_with_interval(test["label"], test["probability"], test["patient"], seed=seed)
 
 
@@ -456,8 +453,7 @@ def thresholds(kind: str) -> pd.Series:
     shown = nulls["question"] == "Displayed"  # from phantoms for either kind
     of_kind = nulls[(nulls["kind"] == kind) | shown].groupby("question")["value"].agg(["mean", "std"])
     beyond = of_kind["mean"] + 2 * of_kind["std"]
-    least = {one.name: (one.counts_from, beyond[one.name] if one.has_nulls else 0.0) for one in QUESTIONS}
-    return pd.Series({name: max(both) for name, both in least.items()})
+    return pd.Series({one.name: max(one.counts_from, beyond.get(one.name, 0.0)) for one in QUESTIONS})
 
 
 def judge(figures: dict[str, Estimate], planted: bool, kind: str) -> Verdict:
