@@ -118,8 +118,7 @@ def region_mask(region: str, data: Dataset, width: float) -> tuple[np.ndarray, b
         raise InputError(f"The region {region!r} needs lung masks, and these data have none.")
     if region == "outside the lungs":
         return np.ones((size, size), np.float32), spared
-    if region == "lung box":
-        assert data.lungs is not None
+    if region == "lung box" and data.lungs is not None:
         return geometry.soft_box(size, geometry.lung_box(data.lungs[data.rows("train")]), width * SEAM), spared
     mask = (geometry.soft_inner_border if region == "inner border" else geometry.soft_border)(size, width)
     if mask.max() < 1:
@@ -319,9 +318,8 @@ def reliance(
     figures = _figures(swapped, labels, logits, sample_and_replicates(patients, seed).astype(np.float32))
     result = {}
     for name, (found, rests_on) in figures.items():
-        share = name.startswith("flips")
         asked = (found[0], found[1:], patients[rests_on])
-        result[name] = Comparison(**vars(estimate(*asked))) if share else compare(*asked)
+        result[name] = Comparison(**vars(estimate(*asked))) if name.startswith("flips") else compare(*asked)
     return result
 
 
