@@ -30,14 +30,7 @@ from sklearn.model_selection import ParameterGrid
 from cnn_xray import InputError, attention, cam, geometry, interventions, swaps
 from cnn_xray.data import FITTING, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
-from cnn_xray.parameters import (
-    NOTEBOOKS,
-    PHANTOM,
-    DataParameters,
-    Parameters,
-    ProbeParameters,
-    TrainParameters,
-)
+from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, Parameters, ProbeParameters, TrainParameters
 from cnn_xray.runs import run_id, run_of
 from cnn_xray.storage import atomic_write
 from cnn_xray.training import predict, probability
@@ -239,10 +232,8 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     planned, table = read(file, given), file.with_suffix(".csv")
     done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=FIRST)
     ids = _ids(planned)
-    finished = done["status"] == "done"
-    for asked, column in ((planned[0].open_test, "test_auc"), (planned[0].external, "external_auc")):
-        if asked:
-            finished &= done.get(column, pd.Series(index=done.index)).notna()
+    asked = ["test_auc"] * planned[0].open_test + ["external_auc"] * bool(planned[0].external)
+    finished = (done["status"] == "done") & done.reindex(columns=asked).notna().all(axis=1)
     todo = [(one, run) for one, run in zip(planned, ids, strict=True) if run not in set(done["run"][finished])]
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
     begun, failed = time.perf_counter(), 0
@@ -309,13 +300,12 @@ def _told(one: Planned, run: str) -> dict[str, Any]:
 def _in_its_own_process(one: Planned, run: str, jobs: int) -> dict[str, Any]:
     """The row of a run, done or failed, with its share of the cores; a crash takes down no other."""
     threads = str(max(1, (os.cpu_count() or 1) // jobs))
-    limits = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), threads)
+    limited = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), threads)
     begun = time.perf_counter()
     read_end, write_end = os.pipe()  # closed by the system when this process ends, however it ends
     command = [sys.executable, "-m", "cnn_xray.sweep", json.dumps(vars(one)), str(read_end)]
     try:
-        environment = {**os.environ, **limits}
-        done = subprocess.run(command, env=environment, pass_fds=[read_end], capture_output=True, text=True)
+        done = subprocess.run(command, env=os.environ | limited, pass_fds=[read_end], capture_output=True, text=True)
     finally:
         os.close(read_end)
         os.close(write_end)
