@@ -116,13 +116,10 @@ def rank_accuracy(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
     ----------
     CLEVR-XAI, Arras et al. 2020, arXiv 2003.07258.
     """
-    flat, part = heat.reshape(len(heat), -1), area.reshape(len(area), -1)
-    size = part.sum(axis=1)
+    ranked, size = _hottest_first(heat, area), area.reshape(len(area), -1).sum(axis=1)
     count = np.round(size).astype(int)
-    order = np.argsort(-flat, axis=1, kind="stable")
-    hits = np.cumsum(np.take_along_axis(part, order, axis=1), axis=1)
-    caught = np.take_along_axis(hits, np.maximum(count, 1)[:, None] - 1, axis=1)[:, 0]
-    return np.where((flat.sum(axis=1) > 0) & (count > 0), ratio(np.minimum(caught, size), size), np.nan)
+    caught = np.take_along_axis(ranked.cumsum(axis=1), np.maximum(count, 1)[:, None] - 1, axis=1)[:, 0]
+    return np.where(count > 0, ratio(np.minimum(caught, size), size), np.nan)
 
 
 def pointing_game(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
@@ -139,9 +136,7 @@ def pointing_game(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
     ----------
     Zhang et al. 2018, IJCV 126:1084; on chest radiographs: Saporta et al. 2022 (CheXlocalize).
     """
-    flat, part = heat.reshape(len(heat), -1), area.reshape(len(area), -1)
-    hit = np.take_along_axis(part, flat.argmax(axis=1)[:, None], axis=1)[:, 0]
-    return np.where((flat.sum(axis=1) > 0) & (part.sum(axis=1) > 0), hit, np.nan)
+    return np.where(area.any(axis=(1, 2)), _hottest_first(heat, area)[:, 0], np.nan)
 
 
 def artifact_sensitivity(heat: np.ndarray, artifact: np.ndarray) -> np.ndarray:
@@ -154,11 +149,16 @@ def artifact_sensitivity(heat: np.ndarray, artifact: np.ndarray) -> np.ndarray:
     artifact : ndarray (N, h, w)
         Fraction of each cell that lies in it.
     """
-    flat, part = heat.reshape(len(heat), -1), artifact.reshape(len(artifact), -1)
-    count = max(1, round(TOP * flat.shape[1]))
-    hottest = np.argsort(-flat, axis=1, kind="stable")[:, :count]
-    caught = np.take_along_axis(part, hottest, axis=1).sum(axis=1)
-    return np.where(flat.sum(axis=1) > 0, ratio(caught, part.sum(axis=1)), np.nan)
+    ranked = _hottest_first(heat, artifact)
+    count = max(1, round(TOP * ranked.shape[1]))
+    return ratio(ranked[:, :count].sum(axis=1), artifact.reshape(ranked.shape).sum(axis=1))
+
+
+def _hottest_first(heat: np.ndarray, area: np.ndarray) -> np.ndarray:
+    """How much of each cell lies in the area, from the hottest cell on (N, h·w); NaN for a map of zeros."""
+    flat, part = heat.reshape(len(heat), -1), area.reshape(len(area), -1)
+    ranked = np.take_along_axis(part, np.argsort(-flat, axis=1, kind="stable"), axis=1)
+    return np.where(flat.any(axis=1, keepdims=True), ranked, np.nan)
 
 
 def attention_metrics(
