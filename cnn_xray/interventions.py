@@ -76,17 +76,16 @@ def donor_pairs(
     labels, patients = np.asarray(labels), np.asarray(patients)
     rng = np.random.default_rng(seed)
     pairs = []
-    for give in (0, 1):
+    for give, take in product((0, 1), repeat=2):
         pool = np.flatnonzero(labels == give)
-        for take in (0, 1):
-            turns = np.zeros(len(pool), int)
-            for taker in rng.permutation(np.flatnonzero(labels == take)):
-                allowed = patients[pool] != patients[taker]
-                if like is not None:
-                    allowed &= np.abs(like[pool] - like[taker]) <= within
-                order = np.lexsort((rng.random(len(pool)), turns, ~allowed))[: min(count, allowed.sum())]
-                turns[order] += 1
-                pairs += [(taker, giver, give != take) for giver in pool[order]]
+        turns = np.zeros(len(pool), int)
+        for taker in rng.permutation(np.flatnonzero(labels == take)):
+            allowed = patients[pool] != patients[taker]
+            if like is not None:
+                allowed &= np.abs(like[pool] - like[taker]) <= within
+            order = np.lexsort((rng.random(len(pool)), turns, ~allowed))[: min(count, allowed.sum())]
+            turns[order] += 1
+            pairs += [(taker, giver, give != take) for giver in pool[order]]
     table = pd.DataFrame(pairs, columns=["recipient", "donor", "cross"])
     table = table.astype({"recipient": int, "donor": int, "cross": bool})  # also where there is no pair at all
     return table.sort_values(["recipient", "cross"], kind="stable", ignore_index=True)
@@ -239,9 +238,8 @@ def swap_effects(
     pairs = pairs_with(region, data, rows, pairs, width)
     taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
     composite = score(composites(data, rows[taker], rows[giver], region, width))
-    labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
-    pairs = pairs.assign(recipient_label=labels[taker], recipient_patient=patients[taker])
-    pairs = pairs.assign(donor_label=labels[giver], donor_patient=patients[giver])
+    told = data.table.iloc[rows][["label", "patient"]].reset_index(drop=True)
+    pairs = pairs.join(told.add_prefix("recipient_"), on="recipient").join(told.add_prefix("donor_"), on="donor")
     return pairs.assign(z=score(data.pixels[rows])[taker], composite=composite).reset_index(drop=True)
 
 
@@ -285,9 +283,8 @@ def pair_counts(swapped: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
     lacking = number.eq(0).assign(tau=number.eq(0).any(axis=1))
     counts = number.add_prefix("pairs ").join(lacking.add_prefix("images without "))
     counts.insert(0, "images", 1)
-    return (
-        counts.groupby(np.asarray(labels)).sum().reindex(list(CLASSES.values()), fill_value=0).set_axis(list(CLASSES))
-    )
+    totals = counts.groupby(np.asarray(labels)).sum()
+    return totals.reindex(list(CLASSES.values()), fill_value=0).set_axis(list(CLASSES))
 
 
 def reliance(
@@ -314,29 +311,17 @@ def reliance(
         share decided otherwise than the image itself; a share is never below 0, so p is NaN). NaN where a class has no
         image with both arms, or the network no class difference to share out.
     """
-    patients = np.asarray(patients)
-    figures = _figures(swapped, labels, logits, sample_and_replicates(patients, seed).astype(np.float32))
-    result = {}
-    for name, (found, rests_on) in figures.items():
-        asked = (found[0], found[1:], patients[rests_on])
-        result[name] = Comparison(**vars(estimate(*asked))) if name.startswith("flips") else compare(*asked)
-    return result
-
-
-def _figures(
-    found: pd.DataFrame, labels: np.ndarray, logits: np.ndarray, weights: np.ndarray
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Every figure of `reliance` for each row of weights (n, N), with the images it rests on: (n,) and (N,) bool."""
-    labels, logits = np.asarray(labels), np.asarray(logits, float)
-    change = found["composite"] - found["z"]
-    flips = (found["composite"] > 0) != (found["z"] > 0)
+    labels, logits, patients = np.asarray(labels), np.asarray(logits, float), np.asarray(patients)
+    weights = sample_and_replicates(patients, seed).astype(np.float32)
+    change = swapped["composite"] - swapped["z"]
+    flips = (swapped["composite"] > 0) != (swapped["z"] > 0)
     moved, flipped = (
-        {arm: _over_donors(values, found, found["cross"] == cross, weights) for arm, cross in ARMS.items()}
+        {arm: _over_donors(values, swapped, swapped["cross"] == cross, weights) for arm, cross in ARMS.items()}
         for values in (change, flips)
     )
     of_image = {"tau": np.where(labels == 0, 1, -1) * (moved["cross"] - moved["same"])}
     of_image |= {f"flips {arm}": values for arm, values in flipped.items()}
-    figures = {}
+    figures = {}  # every row of weights, and the images that it rests on
     for (what, values), (name, label) in product(of_image.items(), CLASSES.items()):
         rests_on = (labels == label) & ~np.isnan(values[0])
         figures[f"{what} {name}"] = _over_images(values, weights, rests_on), rests_on
@@ -345,7 +330,11 @@ def _figures(
         level = [weights[:, own] @ logits[own] / weights[:, own].sum(axis=1) for own in (of_normal, of_ill)]
         difference = level[1] - level[0]
         R = np.where(difference > 0, (normal + ill) / 2 / difference, math.nan)
-    return {"R": (R, of_normal | of_ill), **figures}
+    result = {}
+    for name, (found, rests_on) in {"R": (R, of_normal | of_ill), **figures}.items():
+        asked = (found[0], found[1:], patients[rests_on])
+        result[name] = Comparison(**vars(estimate(*asked))) if name.startswith("flips") else compare(*asked)
+    return result
 
 
 def _over_donors(values: pd.Series, pairs: pd.DataFrame, arm: pd.Series, weights: np.ndarray) -> np.ndarray:
