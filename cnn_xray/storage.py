@@ -98,10 +98,11 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     with _unfinished(path) as aside:
         aside.mkdir()
         yield aside
-        if replace:
-            _swap(aside, path)
-        else:
-            _move_unless_there(aside, path)
+        try:
+            _swap(aside, path) if replace else aside.rename(path)
+        except OSError:
+            if replace or not path.is_dir():  # else another process was faster
+                raise
 
 
 @contextmanager
@@ -146,10 +147,7 @@ def _sweep_leftovers(folder: Path) -> None:
 
 
 def _remove(aside: Path) -> None:
-    if aside.is_dir():
-        shutil.rmtree(aside, ignore_errors=True)
-    else:
-        aside.unlink(missing_ok=True)
+    shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink(missing_ok=True)
 
 
 def _swap(aside: Path, path: Path) -> None:
@@ -164,14 +162,6 @@ def _swap(aside: Path, path: Path) -> None:
             old.rename(path)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _move_unless_there(aside: Path, path: Path) -> None:
-    try:
-        aside.rename(path)
-    except OSError:
-        if not path.is_dir():
-            raise
 
 
 def _reason(error: OSError, path: Path) -> str:
