@@ -315,13 +315,11 @@ def reliance(
     weights = sample_and_replicates(patients, seed).astype(np.float32)
     change = swapped["composite"] - swapped["z"]
     flips = (swapped["composite"] > 0) != (swapped["z"] > 0)
-    moved, flipped = (
-        {arm: _over_donors(values, swapped, swapped["cross"] == cross, weights) for arm, cross in ARMS.items()}
-        for values in (change, flips)
-    )
+    arms = {arm: swapped["cross"] == cross for arm, cross in ARMS.items()}
+    moved = {arm: _over_donors(change, swapped, own, weights) for arm, own in arms.items()}
     of_image = {"tau": np.where(labels == 0, 1, -1) * (moved["cross"] - moved["same"])}
-    of_image |= {f"flips {arm}": values for arm, values in flipped.items()}
-    figures = {}  # every row of weights, and the images that it rests on
+    of_image |= {f"flips {arm}": _over_donors(flips, swapped, own, weights) for arm, own in arms.items()}
+    figures = {}  # of each row of weights, and the images that they rest on: (n,) and (N,) bool
     for (what, values), (name, label) in product(of_image.items(), CLASSES.items()):
         rests_on = (labels == label) & ~np.isnan(values[0])
         figures[f"{what} {name}"] = _over_images(values, weights, rests_on), rests_on
