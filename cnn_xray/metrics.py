@@ -199,9 +199,8 @@ def information_added(
     first = np.zeros_like(second) if known is None else np.atleast_2d(np.asarray(known, float))
     group = np.zeros(second.shape[1]) if groups is None else np.asarray(groups)
     gained = np.empty(second.shape)
-    for training, scores in enumerate(zip(first, second, strict=True)):
-        columns = {"scores_known": scores[0], "scores_added": scores[1], "patients": patients}
-        y, *x, names = checked_columns(labels=labels, **columns)
+    for training, (old, new) in enumerate(zip(first, second, strict=True)):
+        y, *x, names = checked_columns(labels=labels, scores_known=old, scores_added=new, patients=patients)
         for rows in (np.flatnonzero(group == one) for one in np.unique(group)):
             if min(len(set(names[rows][y[rows] == label])) for label in (0, 1)) < FOLDS:
                 return Comparison(math.nan, n=len(y))
@@ -214,11 +213,11 @@ def information_added(
 
 def _gained(y: NDArray, first: NDArray, second: NDArray, names: NDArray, seed: int) -> NDArray[np.float64]:
     """By how much the second score lowers the log loss of each image held out, nats (N,)."""
+    model = make_pipeline(StandardScaler(), LogisticRegression())
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
-    model, asked = make_pipeline(StandardScaler(), LogisticRegression()), {"groups": names, "method": "predict_proba"}
-    inputs = (first[:, None], np.c_[first, second])
-    told = np.stack([cross_val_predict(model, x, y, cv=folds, **asked) for x in inputs])
-    right = np.log(np.maximum(told[:, np.arange(len(y)), y.astype(int)], _EPS))
+    asked = {"y": y, "groups": names, "cv": folds, "method": "predict_proba"}
+    told = [cross_val_predict(model, x, **asked) for x in (first[:, None], np.c_[first, second])]
+    right = np.log(np.maximum(np.stack(told)[:, np.arange(len(y)), y.astype(int)], _EPS))
     return right[1] - right[0]
 
 
