@@ -277,7 +277,6 @@ def helped(score: Score, without: Score, p: ProbeParameters, data: Dataset) -> E
         pairs = interventions.pairs_with(region, data, rows, pairs, p.border)
         taker, giver = (rows[pairs[name]] for name in ("recipient", "donor"))
         told, images = data.table.iloc[taker], interventions.composites(data, taker, giver, region, p.border)
-    told = told.reset_index(drop=True)
     return auc_difference(told.assign(logit=without(images)), told.assign(logit=score(images)), p.seed)
 
 
@@ -506,10 +505,8 @@ def _harm(answers: pd.Series, border_shortcut: bool, planted: bool) -> str:
     if answers["Harmful"] == OPEN:
         return f"Whether AUC is lost where {what} goes with the wrong class is not shown."
     if not planted:
-        after_all = (
-            "" if answers["Used"] == YES else ": the border is used, though R is not shown to be as large as counts"
-        )
-        return f"AUC is lost when every image gets a border from the other class instead of its own class{after_all}."
+        used = "" if answers["Used"] == YES else ": the border is used, though R is not shown to be as large as counts"
+        return f"AUC is lost when every image gets a border from the other class instead of its own class{used}."
     if answers["Used"] != YES:
         return ""  # the verdict's name says it
     if answers["Harmful elsewhere"] == YES:
