@@ -157,29 +157,17 @@ def _assigned(cell: str) -> list[str]:
     """The names a cell assigns if literal assignments are all it holds, else nothing."""
     names = []
     try:
-        statements = ast.parse(cell).body
-    except (SyntaxError, ValueError):  # a magic or a shell command
-        return []
-    for statement in statements:
-        if not isinstance(statement, ast.Assign | ast.AnnAssign) or not _is_literal(statement.value):
-            return []
-        for target in statement.targets if isinstance(statement, ast.Assign) else [statement.target]:
-            if not isinstance(target, ast.Name):
+        for statement in ast.parse(cell).body:
+            if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
                 return []
-            names.append(target.id)
-    return names
-
-
-def _is_literal(value: ast.expr | None) -> bool:
-    if value is None:  # a name that is annotated only
-        return False
-    if ast.unparse(value) in ("float('nan')", "float('inf')", "float('-inf')"):
-        return True  # papermill injects these words, which must be refused and not overlooked
-    try:
-        ast.literal_eval(value)
-    except (ValueError, TypeError):
-        return False
-    return True
+            # papermill injects these words, which must be refused and not overlooked
+            if ast.unparse(statement.value) not in ("float('nan')", "float('inf')", "float('-inf')"):
+                ast.literal_eval(statement.value)
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            names += [ast.unparse(target) for target in targets]
+    except (SyntaxError, ValueError, TypeError):  # a magic, a shell command, or what is no literal
+        return []
+    return names if all(map(str.isidentifier, names)) else []
 
 
 def parameters_cell(cls: type[Parameters]) -> str:
