@@ -215,38 +215,39 @@ RECIPES: dict[str, dict[str, int]] = {  # what a parameter left at None becomes
 WIDEST_BORDER = 0.4  # of one that is swapped: its seam, a quarter of it, then ends in the middle of the image
 
 
-def _option(off: Any, **told: Any) -> Any:
+def _field(default: Any, meaning: str, **limits: Any) -> Any:
+    """A parameter, whose meaning is told wherever it is listed."""
+    return Field(default, description=meaning, **limits)
+
+
+def _option(off: Any, meaning: str, **limits: Any) -> Any:
     """A parameter that does nothing by default: a run's id leaves it out then, so that options can be added."""
-    return Field(off, json_schema_extra={"off": off}, **told)
+    return _field(off, meaning, json_schema_extra={"off": off}, **limits)
 
 
 class DataParameters(Parameters):
     """Which images, seen how."""
 
-    data: str = Field(PHANTOM, min_length=1, description="phantom, a chest_xray folder, or a manifest CSV")
-    on_bad_image: Literal["error", "skip"] = Field("error", description="unreadable images")
-    seed: int = Field(0, ge=0, lt=2**31, description="of the phantom, the split and the training")
-    image_size: int | None = Field(
-        None, ge=32, le=1024, description="px a side; None: 64 phantom, 128 files, 224 large"
+    data: str = _field(PHANTOM, "phantom, a chest_xray folder, or a manifest CSV", min_length=1)
+    on_bad_image: Literal["error", "skip"] = _field("error", "unreadable images")
+    seed: int = _field(0, "of the phantom, the split and the training", ge=0, lt=2**31)
+    image_size: int | None = _field(None, "px a side; None: 64 phantom, 128 files, 224 large", ge=32, le=1024)
+    crop: float = _field(0.0, "fraction cut from each side of the frame", ge=0, lt=0.5)
+    crop_to: Literal["frame", "lungs"] = _option("frame", "what is cut out first (lungs: the box about them)")
+    clahe: float = _option(0.0, "clip limit of local histogram equalisation; 0: none", ge=0, le=40)
+    aspect: Literal["squash", "letterbox", "square"] = _field("squash", "how images become square")
+    phantom_images: int = _field(1200, "training images, 15 % to validate", ge=80, le=50_000)
+    artifact_rho: float | None = _field(
+        None, "of artifact and label in training; None: 0.95 phantom, none in files", gt=-1, lt=1
     )
-    crop: float = Field(0.0, ge=0, lt=0.5, description="fraction cut from each side of the frame")
-    crop_to: Literal["frame", "lungs"] = _option(
-        "frame", description="what is cut out first (lungs: the box about them)"
+    artifact_location: Literal["border", "inside", "border and inside", "global"] = _field(
+        "border", "where the artifact lies"
     )
-    clahe: float = _option(0.0, ge=0, le=40, description="clip limit of local histogram equalisation; 0: none")
-    aspect: Literal["squash", "letterbox", "square"] = Field("squash", description="how images become square")
-    phantom_images: int = Field(1200, ge=80, le=50_000, description="training images, 15 % to validate")
-    artifact_rho: float | None = Field(
-        None, gt=-1, lt=1, description="of artifact and label in training; None: 0.95 phantom, none in files"
-    )
-    artifact_location: Literal["border", "inside", "border and inside", "global"] = Field(
-        "border", description="where the artifact lies"
-    )
-    artifact_kinds: str = Field("marker", min_length=1, description="kinds of artifact, separated by commas")
-    artifact_amplitude: float = Field(1.0, ge=0.05, le=3, description="strength of the artifact")
-    artifact_share: float = _option(1.0, gt=0, le=1, description="of its images, those in which the artifact is seen")
-    phantom_signal: float = Field(0.4, ge=0, le=2, description="strength of the opacities")
-    border: float = Field(0.125, gt=0, lt=0.5, description="width of the border, fraction of the side")
+    artifact_kinds: str = _field("marker", "kinds of artifact, separated by commas", min_length=1)
+    artifact_amplitude: float = _field(1.0, "strength of the artifact", ge=0.05, le=3)
+    artifact_share: float = _option(1.0, "of its images, those in which the artifact is seen", gt=0, le=1)
+    phantom_signal: float = _field(0.4, "strength of the opacities", ge=0, le=2)
+    border: float = _field(0.125, "width of the border, fraction of the side", gt=0, lt=0.5)
     keep: Literal[
         "all",
         "border",
@@ -256,10 +257,10 @@ class DataParameters(Parameters):
         "outside_lungs",
         "between",
         "lung_outline",
-    ] = Field("all", description="the part of the image that is seen")
-    labels: Literal["true", "permuted"] = Field("true", description="of the training images")
-    repeat: int = _option(0, ge=0, le=1000, description="another training on the same images, with other chance")
-    runs: str = Field("runs", min_length=1, description="folder of the run records")
+    ] = _field("all", "the part of the image that is seen")
+    labels: Literal["true", "permuted"] = _field("true", "of the training images")
+    repeat: int = _option(0, "another training on the same images, with other chance", ge=0, le=1000)
+    runs: str = _field("runs", "folder of the run records", min_length=1)
 
     @model_validator(mode="after")
     def _possible_artifact(self) -> Self:
@@ -310,61 +311,59 @@ class AuditParameters(DataParameters):
     shown: ClassVar = """data on_bad_image seed image_size crop aspect border phantom_images
         artifact_rho artifact_location artifact_kinds artifact_amplitude duplicate_distance""".split()
 
-    duplicate_distance: int = Field(64, ge=0, le=96, description="bits between hashes of duplicates")
+    duplicate_distance: int = _field(64, "bits between hashes of duplicates", ge=0, le=96)
 
 
 class TrainParameters(DataParameters):
     """How a network is trained."""
 
-    recipe: Literal["default", "large"] = Field("default", description="fills in what is None")
-    epochs: int | None = Field(None, ge=1, le=500, description="at most; None: by recipe")
-    batch_size: int = Field(32, ge=1, le=1024, description="images a step")
-    width: int | None = Field(None, ge=4, le=256, description="channels of the first block; None: by recipe")
-    depth: int = Field(3, ge=2, le=8, description="convolutions of the last block; inner ones one less")
-    padding: Literal["same", "reflect"] = Field("same", description="of convolutions (same: zeros)")
-    dropout: float = Field(0.2, ge=0, lt=1, description="fraction dropped before the logit")
-    learning_rate: float = Field(2e-3, gt=0, le=1, description="highest, after the warm-up")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="of the learning rate, after the warm-up")
-    weight_decay: float = Field(1e-3, ge=0, le=1, description="of AdamW")
-    label_smoothing: float = _option(0.0, ge=0, lt=1, description="fraction of the label given to both classes")
-    balance: Literal["weights", "sampling", "propensity", "none"] = Field(
-        "sampling", description="classes made equal by"
-    )
-    keep_epoch: Literal["best", "last"] = Field("last", description="the one that is kept (best: by validation AUC)")
-    patience: int = Field(6, ge=1, le=500, description="keep_epoch best: epochs without a better one, then stop")
-    flip: bool = Field(True, description="mirror left and right at random")
-    rotation: float = Field(8.0, ge=0, le=180, description="largest random angle, degrees")
-    shift: float = Field(0.05, ge=0, lt=0.5, description="largest random move, fraction of the side")
-    zoom: float = Field(0.15, ge=0, le=1, description="largest random |log scale|")
-    aspect_jitter: float = Field(0.6, ge=0, le=1, description="largest random |log of width to height|")
-    fill: Literal["constant", "reflect"] = Field("constant", description="what lies beyond the edge")
-    brightness: float = Field(0.1, ge=0, le=1, description="largest random offset, fraction of full white")
-    contrast: float = Field(0.4, ge=0, lt=1, description="largest random change of contrast, fraction")
-    blur: float = Field(0.012, ge=0, le=0.1, description="largest random Gaussian blur, sd as fraction of the side")
-    sharpen: float = _option(0.0, ge=0, le=5, description="largest random amount of unsharp masking")
-    erasing: float = _option(0.0, ge=0, le=1, description="share of images of which a random patch is greyed out")
+    recipe: Literal["default", "large"] = _field("default", "fills in what is None")
+    epochs: int | None = _field(None, "at most; None: by recipe", ge=1, le=500)
+    batch_size: int = _field(32, "images a step", ge=1, le=1024)
+    width: int | None = _field(None, "channels of the first block; None: by recipe", ge=4, le=256)
+    depth: int = _field(3, "convolutions of the last block; inner ones one less", ge=2, le=8)
+    padding: Literal["same", "reflect"] = _field("same", "of convolutions (same: zeros)")
+    dropout: float = _field(0.2, "fraction dropped before the logit", ge=0, lt=1)
+    learning_rate: float = _field(2e-3, "highest, after the warm-up", gt=0, le=1)
+    schedule: Literal["cosine", "constant"] = _field("cosine", "of the learning rate, after the warm-up")
+    weight_decay: float = _field(1e-3, "of AdamW", ge=0, le=1)
+    label_smoothing: float = _option(0.0, "fraction of the label given to both classes", ge=0, lt=1)
+    balance: Literal["weights", "sampling", "propensity", "none"] = _field("sampling", "classes made equal by")
+    keep_epoch: Literal["best", "last"] = _field("last", "the one that is kept (best: by validation AUC)")
+    patience: int = _field(6, "keep_epoch best: epochs without a better one, then stop", ge=1, le=500)
+    flip: bool = _field(True, "mirror left and right at random")
+    rotation: float = _field(8.0, "largest random angle, degrees", ge=0, le=180)
+    shift: float = _field(0.05, "largest random move, fraction of the side", ge=0, lt=0.5)
+    zoom: float = _field(0.15, "largest random |log scale|", ge=0, le=1)
+    aspect_jitter: float = _field(0.6, "largest random |log of width to height|", ge=0, le=1)
+    fill: Literal["constant", "reflect"] = _field("constant", "what lies beyond the edge")
+    brightness: float = _field(0.1, "largest random offset, fraction of full white", ge=0, le=1)
+    contrast: float = _field(0.4, "largest random change of contrast, fraction", ge=0, lt=1)
+    blur: float = _field(0.012, "largest random Gaussian blur, sd as fraction of the side", ge=0, le=0.1)
+    sharpen: float = _option(0.0, "largest random amount of unsharp masking", ge=0, le=5)
+    erasing: float = _option(0.0, "share of images of which a random patch is greyed out", ge=0, le=1)
     swap: Literal["none", "border", "outside_lungs"] = _option(
-        "none", description="what training images take from another patient's, of either class"
+        "none", "what training images take from another patient's, of either class"
     )
     swap_layers: Literal["all", "last"] = _option(
-        "all", description="what learns from swapped images (last: that layer, fitted anew on all images and swaps)"
+        "all", "what learns from swapped images (last: that layer, fitted anew on all images and swaps)"
     )
-    swap_share: float = _option(0.5, gt=0, le=1, description="share of the training images that are swapped")
-    swap_agrees: float = _option(0.5, ge=0, le=1, description="share of donors of the image's own class; 0.5: a coin")
-    swap_levels: bool = _option(False, description="make the donor's grey level that of the image, at the seam")
-    swap_aligned: bool = _option(False, description="bring the donor's lungs to where the image's are")
-    consistency: float = _option(0.0, ge=0, le=100, description="weight of (z − z swapped)² in the loss; 0: none")
+    swap_share: float = _option(0.5, "share of the training images that are swapped", gt=0, le=1)
+    swap_agrees: float = _option(0.5, "share of donors of the image's own class; 0.5: a coin", ge=0, le=1)
+    swap_levels: bool = _option(False, "make the donor's grey level that of the image, at the seam")
+    swap_aligned: bool = _option(False, "bring the donor's lungs to where the image's are")
+    consistency: float = _option(0.0, "weight of (z − z swapped)² in the loss; 0: none", ge=0, le=100)
     evidence_penalty: float = _option(
-        0.0, ge=0, le=100, description="weight of mean |evidence| outside the lungs in the loss; 0: none"
+        0.0, "weight of mean |evidence| outside the lungs in the loss; 0: none", ge=0, le=100
     )
-    tta: Literal["none", "flip", "shifts"] = Field(
-        "shifts", description="logits are the mean over (shifts: both ways, and flipped)"
+    tta: Literal["none", "flip", "shifts"] = _field(
+        "shifts", "logits are the mean over (shifts: both ways, and flipped)"
     )
-    explain: Literal["predicted", "pneumonia"] = Field("predicted", description="what the evidence is for")
+    explain: Literal["predicted", "pneumonia"] = _field("predicted", "what the evidence is for")
     precision: Literal["auto", "float32", "bfloat16"] = _option(
-        "auto", description="arithmetic of training (auto: half precision where the device is faster by it)"
+        "auto", "arithmetic of training (auto: half precision where the device is faster by it)"
     )
-    rerun: bool = Field(False, description="train again although the run is recorded")
+    rerun: bool = _field(False, "train again although the run is recorded")
 
     @model_validator(mode="after")
     def _swaps_what_it_compares(self) -> Self:
@@ -392,7 +391,7 @@ class RecipeParameters(TrainParameters):
     shown: ClassVar = """data seed n_seeds recipe image_size epochs batch_size width learning_rate balance aspect_jitter
         zoom blur tta crop aspect artifact_rho artifact_location runs""".split()
 
-    n_seeds: int = Field(6, ge=1, le=100, description="trainings, from seed upwards")
+    n_seeds: int = _field(6, "trainings, from seed upwards", ge=1, le=100)
 
     @property
     def networks(self) -> int:
@@ -418,17 +417,17 @@ class AttentionParameters(TrainParameters):
     shown: ClassVar = """data seed recipe image_size epochs crop border explain layer examples
         artifact_rho artifact_location artifact_kinds runs""".split()
 
-    layer: str = Field("relu0a", min_length=1, description="earlier layer at which gradient maps are compared")
-    examples: int = Field(6, ge=1, le=24, description="images shown")
+    layer: str = _field("relu0a", "earlier layer at which gradient maps are compared", min_length=1)
+    examples: int = _field(6, "images shown", ge=1, le=24)
 
 
 class ProbeParameters(TrainParameters):
     """What the tests of a trained network share: small networks on part of the image, and region swaps."""
 
-    probe_size: int | None = Field(None, ge=32, le=1024, description="px a side of probes; None: 64 phantom, 96 files")
-    probe_epochs: int | None = Field(None, ge=1, le=500, description="of each probe; None: 16 phantom, 8 files")
-    probe_repeats: int = Field(2, ge=1, le=20, description="trainings of each probe that the verdict rests on")
-    donors: int = Field(4, ge=1, le=100, description="images of each class whose region is pasted into an image")
+    probe_size: int | None = _field(None, "px a side of probes; None: 64 phantom, 96 files", ge=32, le=1024)
+    probe_epochs: int | None = _field(None, "of each probe; None: 16 phantom, 8 files", ge=1, le=500)
+    probe_repeats: int = _field(2, "trainings of each probe that the verdict rests on", ge=1, le=20)
+    donors: int = _field(4, "images of each class whose region is pasted into an image", ge=1, le=100)
 
     @model_validator(mode="after")
     def _tests_whole_images(self) -> Self:
@@ -464,7 +463,7 @@ class ShortcutParameters(ProbeParameters):
     shown: ClassVar = """data seed n_seeds recipe image_size epochs crop border donors probe_size probe_epochs
         probe_repeats explain artifact_rho artifact_location artifact_kinds artifact_amplitude runs""".split()
 
-    n_seeds: int = Field(6, ge=1, le=100, description="trainings, from seed upwards; the evidence is of the first")
+    n_seeds: int = _field(6, "trainings, from seed upwards; the evidence is of the first", ge=1, le=100)
 
     @property
     def networks(self) -> int:
@@ -478,16 +477,9 @@ class CroppingParameters(ProbeParameters):
     shown: ClassVar = """data seed n_seeds n_judged recipe image_size epochs crop crop_after border donors
         probe_epochs explain artifact_rho artifact_location artifact_kinds runs""".split()
 
-    crop_after: float = Field(0.125, gt=0, lt=0.5, description="crop of the second arm; the first has crop")
-    n_seeds: int | None = Field(
-        None, ge=1, le=100, description="trainings an arm, from seed upwards; None: 2 phantom, 1 files"
-    )
-    n_judged: int | None = Field(
-        None,
-        ge=1,
-        le=100,
-        description="trainings the verdict is on; None: n_seeds phantom, 5 files",
-    )
+    crop_after: float = _field(0.125, "crop of the second arm; the first has crop", gt=0, lt=0.5)
+    n_seeds: int | None = _field(None, "trainings an arm, from seed upwards; None: 2 phantom, 1 files", ge=1, le=100)
+    n_judged: int | None = _field(None, "trainings the verdict is on; None: n_seeds phantom, 5 files", ge=1, le=100)
 
     @model_validator(mode="after")
     def _crops_more(self) -> Self:
@@ -525,10 +517,10 @@ class ReduceParameters(TrainParameters):
 
     shown: ClassVar = "data study baseline arm margin seed runs".split()
 
-    study: str = Field("benchmarks/reduce", min_length=1, description="folder of the sweeps' tables")
-    baseline: str = Field("plain", min_length=1, description="the arm that the others are compared with")
-    arm: str = Field("", description="the arm that is proposed; empty: swap 0.9 phantom, outside swap files")
-    margin: float = Field(0.005, gt=0, lt=1, description="of AUC that an arm may lose and count as no worse")
+    study: str = _field("benchmarks/reduce", "folder of the sweeps' tables", min_length=1)
+    baseline: str = _field("plain", "the arm that the others are compared with", min_length=1)
+    arm: str = _field("", "the arm that is proposed; empty: swap 0.9 phantom, outside swap files")
+    margin: float = _field(0.005, "of AUC that an arm may lose and count as no worse", gt=0, lt=1)
 
     @property
     def networks(self) -> int:
