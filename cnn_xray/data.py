@@ -490,7 +490,7 @@ def _cut_to_lungs(data: Dataset, frames: Dataset) -> Dataset:
     """The box about each image's lungs, made square; where there is no mask, the mean of the boxes of the others."""
     if frames.lungs is None:
         raise InputError("crop_to is 'lungs', which needs lung masks, and these data have none.")
-    boxes = np.array([geometry.box_about(lung) for lung in frames.lungs])
+    boxes = np.array([geometry.box_about(lung, geometry.LUNG_MARGIN) for lung in frames.lungs])
     boxes = np.where(np.isnan(boxes), np.round(np.nanmean(boxes, axis=0) * frames.view.size) / frames.view.size, boxes)
     placements = [Placement(tuple(box), geometry.FRAME) for box in boxes.tolist()]
     cut: dict[str, Any] = {}

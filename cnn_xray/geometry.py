@@ -335,25 +335,24 @@ def lung_box(lungs: np.ndarray) -> Window:
     often = having.sum(axis=0) >= max(1, len(having) / 2)
     if not often.any():
         raise InputError("No pixel is lung in half of the images, so there is no lung box: check the lung masks.")
-    rows, columns = np.flatnonzero(often.any(axis=1)), np.flatnonzero(often.any(axis=0))
-    size = len(often)
-    return columns[0] / size, rows[0] / size, (columns[-1] + 1) / size, (rows[-1] + 1) / size
+    return box_about(often)
 
 
-def box_about(lung: np.ndarray) -> Window:
-    """The smallest window that holds the lungs of one image and a margin of LUNG_MARGIN; NaN without lungs.
+def box_about(area: np.ndarray, margin: float = 0.0) -> Window:
+    """The smallest window that holds an area and a margin about it, in whole pixels; NaN where there is none.
 
     Parameters
     ----------
-    lung : ndarray (S, S) bool
+    area : ndarray (S, S) bool
+    margin
+        Fraction of the side.
     """
-    if not lung.any():
+    if not area.any():
         return (math.nan,) * 4
-    size, margin = len(lung), round(LUNG_MARGIN * len(lung))
-    columns, rows = (np.flatnonzero(lung.any(axis=axis)) for axis in (0, 1))
-    low = [max(0, int(one[0]) - margin) / size for one in (columns, rows)]
-    high = [min(size, int(one[-1]) + 1 + margin) / size for one in (columns, rows)]
-    return (low[0], low[1], high[0], high[1])
+    size, reach = len(area), round(margin * len(area))
+    x, y, width, height = cv2.boundingRect(area.astype(np.uint8))
+    ends = np.clip([x - reach, y - reach, x + width + reach, y + height + reach], 0, size) / size
+    return (ends[0], ends[1], ends[2], ends[3])
 
 
 def blend(below: np.ndarray, above: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -104,8 +104,7 @@ def _sentence(cls: type[Parameters], problem: Any) -> str:
     name, value = str(problem["loc"][0]), problem["input"]
     if name not in cls.model_fields:
         return unknown_name(name, cls.model_fields)
-    field = cls.model_fields[name]
-    return f"{name} is {value!r}, but it must be {_allowed(field)}."
+    return f"{name} is {value!r}, but it must be {_allowed(cls.model_fields[name])}."
 
 
 def _allowed(field: FieldInfo) -> str:
@@ -297,7 +296,8 @@ class DataParameters(Parameters):
 
     @property
     def _recipe(self) -> dict[str, int]:
-        return RECIPES[PHANTOM if self.data == PHANTOM else "default"]
+        recipe = getattr(self, "recipe", "default")
+        return RECIPES[PHANTOM if self.data == PHANTOM and recipe == "default" else recipe]
 
     @property
     def rho(self) -> float | None:
@@ -379,10 +379,6 @@ class TrainParameters(DataParameters):
     def networks(self) -> int:
         """How many networks the notebook asks for, at most."""
         return 1
-
-    @property
-    def _recipe(self) -> dict[str, int]:
-        return RECIPES[PHANTOM if self.data == PHANTOM and self.recipe == "default" else self.recipe]
 
 
 class RecipeParameters(TrainParameters):

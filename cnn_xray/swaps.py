@@ -185,12 +185,10 @@ def _blended(images: Any, donors: Any, depth: Any, reach: Any, seam: Any, levels
 
 def _boxes(lungs: np.ndarray) -> np.ndarray:
     """(N, 4): centre and size of the box about the lungs, x and y, px; of the whole image where there are none."""
-    boxes = []
-    for lung in lungs:
-        ranges = [np.flatnonzero(lung.any(axis=axis)) for axis in (0, 1)]
-        ends = [(one[0], one[-1]) if len(one) else (0, len(lung) - 1) for one in ranges]
-        boxes.append([(low + high) / 2 for low, high in ends] + [high - low + 1 for low, high in ends])
-    return np.array(boxes, np.float32)
+    whole = np.ones(lungs.shape[1:], np.uint8)
+    boxes = [cv2.boundingRect(lung.astype(np.uint8) if lung.any() else whole) for lung in lungs]
+    corners, sizes = np.split(np.array(boxes, np.float32), 2, axis=1)
+    return np.concatenate([corners + (sizes - 1) / 2, sizes], axis=1)
 
 
 def _moves(boxes: np.ndarray, donors: np.ndarray) -> np.ndarray:
