@@ -87,7 +87,6 @@ def _built(p: TrainParameters, penalty: float) -> Any:
     last = {"units": 1, "dtype": "float32", "name": "logit"}
     if penalty:
         logit = layers.Dense(**last)
-        logit.build((None, x.shape[-1]))
         x = EvidencePenalty(penalty, lambda: logit.kernel, name="evidence_penalty", dtype="float32")(x, moved[..., 1:])
     x = layers.GlobalAveragePooling2D(dtype="float32", name="gap")(x)
     x = layers.Dropout(p.dropout, name="dropout")(x)
@@ -120,22 +119,19 @@ def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: boo
 def _augmented(p: TrainParameters, x: Any) -> Any:
     """Random brightness, contrast, sharpness and erased patches, on 0..1; what stays hidden."""
     seed, whole = 1000 * p.chance, {"value_range": (0, 1), "dtype": "float32"}
-    chosen: list[Any] = []
     if p.brightness:
-        chosen.append(layers.RandomBrightness(p.brightness, **whole, seed=seed + 2, name="brightness"))
+        x = layers.RandomBrightness(p.brightness, **whole, seed=seed + 2, name="brightness")(x)
     if p.contrast:
-        chosen.append(layers.RandomContrast(p.contrast, **whole, seed=seed + 3, name="contrast"))
+        x = layers.RandomContrast(p.contrast, **whole, seed=seed + 3, name="contrast")(x)
     if p.blur or p.sharpen:
         amounts = {"blur": p.blur * p.side, "sharpen": p.sharpen}
-        chosen.append(RandomSharpness(**amounts, seed=seed + 4, name="sharpness", dtype="float32"))
+        x = RandomSharpness(**amounts, seed=seed + 4, name="sharpness", dtype="float32")(x)
     if p.erasing:
         share = (p.erasing, p.erasing)  # a single number would be the upper end of a range
         patch = {"scale": ERASED, "fill_value": 0.5}
-        chosen.append(layers.RandomErasing(share, **patch, **whole, seed=seed + 6, name="erasing"))
+        x = layers.RandomErasing(share, **patch, **whole, seed=seed + 6, name="erasing")(x)
     if p.keep == "without_border":
-        chosen.append(HiddenBorder(geometry.border_pixels(p.side, p.border), name="hidden_border", dtype="float32"))
-    for layer in chosen:
-        x = layer(x)
+        x = HiddenBorder(geometry.border_pixels(p.side, p.border), name="hidden_border", dtype="float32")(x)
     return x
 
 

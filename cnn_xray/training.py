@@ -66,7 +66,7 @@ def fit(
     history = model.fit(
         **backend.feed_training(images, labels, order, _class_weights(labels, p), change, plan),
         epochs=len(order),
-        callbacks=[_judge(keras, validation, p), *[stop] * (p.keep_epoch == "best")],
+        callbacks=[_judge(model, validation, p), *[stop] * (p.keep_epoch == "best")],
         verbose=0,
     )
     table = pd.DataFrame(history.history)
@@ -199,32 +199,26 @@ def _class_weights(labels: np.ndarray, p: TrainParameters) -> list[float]:
     return (len(labels) / (2 * np.bincount(labels, minlength=2))).tolist() if p.balance == "weights" else [1.0, 1.0]
 
 
-def _judge(keras: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParameters) -> Any:
+def _judge(model: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParameters) -> Any:
     """A callback that scores the validation split exactly after each epoch, and says how far training is."""
     images, labels = validation
+    times = [time.perf_counter()]  # of the beginning, and of the end of each epoch
 
-    class Judge(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            self.begun = time.perf_counter()
+    def judged(epoch, logs):
+        logits = predict(model, images)
+        if not np.isfinite(logits).all():
+            diverged = f"Training diverged in epoch {epoch + 1}"
+            raise InputError(f"{diverged}; try a learning_rate below {p.learning_rate:g}.")
+        logs["val_loss"] = float(log_loss(labels, probability(logits), labels=[0, 1]))
+        logs["val_auc"] = float(roc_auc_score(labels, logits))
+        times.append(time.perf_counter())
+        logs["seconds"] = times[-1] - times[-2]
+        left = (times[-1] - times[0]) / (epoch + 1) * (p.epochs - epoch - 1)
+        told = [f"epoch {epoch + 1:2d}/{p.epochs}"]
+        told += [f"{name} {logs[name]:.4f}" for name in ("loss", "val_loss", "val_auc")]
+        print("  ".join([*told, f"{logs['seconds']:.1f} s, at most {left:.0f} s left"]), flush=True)
 
-        def on_epoch_begin(self, epoch, logs=None):
-            self.epoch_begun = time.perf_counter()
-
-        def on_epoch_end(self, epoch, logs):
-            logits = predict(self.model, images)
-            if not np.isfinite(logits).all():
-                diverged = f"Training diverged in epoch {epoch + 1}"
-                raise InputError(f"{diverged}; try a learning_rate below {p.learning_rate:g}.")
-            logs["val_loss"] = float(log_loss(labels, probability(logits), labels=[0, 1]))
-            logs["val_auc"] = float(roc_auc_score(labels, logits))
-            now = time.perf_counter()
-            logs["seconds"] = now - self.epoch_begun
-            left = (now - self.begun) / (epoch + 1) * (p.epochs - epoch - 1)
-            told = [f"epoch {epoch + 1:2d}/{p.epochs}"]
-            told += [f"{name} {logs[name]:.4f}" for name in ("loss", "val_loss", "val_auc")]
-            print("  ".join([*told, f"{logs['seconds']:.1f} s, at most {left:.0f} s left"]), flush=True)
-
-    return Judge()
+    return backend.start().callbacks.LambdaCallback(on_epoch_end=judged)
 
 
 def predict(model: Any, images: np.ndarray, batch_size: int = 64, tta: str = "none") -> np.ndarray:
