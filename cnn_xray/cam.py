@@ -257,16 +257,11 @@ def parameter_randomisation(model: Any, images: np.ndarray, seed: int) -> pd.Dat
     copy.set_weights(model.get_weights())
     original = evidence(copy, images).maps
     rows = {"none": _agreement_row(original, original)}
-    groups: list[list[Any]] = []  # layers with weights, each normalisation with the layer before it
-    for layer in copy.layers:
-        if groups and isinstance(layer, keras.layers.BatchNormalization):
-            groups[-1].append(layer)
-        elif layer.weights:
-            groups.append([layer])
-    for group in reversed(groups):
-        for layer in group:
-            layer.set_weights(fresh[layer.name])
-        rows[group[0].name] = _agreement_row(original, evidence(copy, images).maps)
+    weighted = [layer for layer in copy.layers if layer.weights]
+    for layer in reversed(weighted):
+        layer.set_weights(fresh[layer.name])
+        if layer is weighted[0] or not isinstance(layer, keras.layers.BatchNormalization):  # else with the one before
+            rows[layer.name] = _agreement_row(original, evidence(copy, images).maps)
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("redrawn")
 
 
