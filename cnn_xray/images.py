@@ -7,6 +7,7 @@ import json
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -88,12 +89,9 @@ def digests(files: Sequence[Path | None], cache: Path) -> list[str]:
     cache
         The folder of all caches.
     """
-    memory = cache / "digests.json"
-    try:
-        known: dict[str, str] = json.loads(memory.read_text())
-    except (OSError, ValueError):
-        known = {}
-    known |= {"absent": "absent", "none": "none"}
+    memory, known = cache / "digests.json", {"absent": "absent", "none": "none"}
+    with suppress(OSError, ValueError):
+        known = json.loads(memory.read_text()) | known
     states = ["none" if file is None else _state(file) for file in files]
     fresh = {state: file for state, file in zip(states, files, strict=True) if file and state not in known}
     if fresh:
@@ -106,18 +104,16 @@ def digests(files: Sequence[Path | None], cache: Path) -> list[str]:
 
 def _state(file: Path) -> str:
     """Path, size and time of change; "absent" for a missing file."""
-    try:
+    with suppress(OSError):
         stat = file.stat()
-    except OSError:
-        return "absent"
-    return f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
+        return f"{file.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return "absent"
 
 
 def _digest(file: Path) -> str:
-    try:
+    with suppress(OSError):  # a folder, or no permission: decoding says which
         return hashlib.blake2b(file.read_bytes(), digest_size=12).hexdigest()
-    except OSError:  # a folder, or no permission: decoding says which
-        return "unreadable"
+    return "unreadable"
 
 
 def _decode_all(files: list[Path | None], view: View, place: Path, originals: Sizes, must_be: Sizes) -> None:
