@@ -68,7 +68,7 @@ def _gpu_name() -> str:
 
 def device() -> dict[str, str | int]:
     """Name of the device, back end and thread counts, for the run record."""
-    start()
+    name = start().backend.backend()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads: dict[str, str | int] = {"omp_threads": int(os.environ.get("OMP_NUM_THREADS", cores))}
     if is_tensorflow():
@@ -76,8 +76,7 @@ def device() -> dict[str, str | int]:
 
         threads["intra_op_threads"] = tf.config.threading.get_intra_op_parallelism_threads() or cores
         threads["inter_op_threads"] = tf.config.threading.get_inter_op_parallelism_threads() or cores
-    backend = "tensorflow" if is_tensorflow() else "jax"
-    return {"device": f"{_gpu_name() or 'CPU'} ({backend}, {cores} cores)", **threads}
+    return {"device": f"{_gpu_name() or 'CPU'} ({name}, {cores} cores)", **threads}
 
 
 def training_policy(precision: str, channels: int) -> str:

@@ -146,8 +146,7 @@ def _csv(file: Path, required: tuple[str, ...]) -> pd.DataFrame:
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:
     """The contract's columns and types, the contract's columns first."""
-    further = [name for name in table if name not in CONTRACT]
-    table = table.reindex(columns=[*CONTRACT, *further])
+    table = table.reindex(columns=pd.Index(CONTRACT).union(table.columns, sort=False))
     for name in ORIGINAL:
         numbers = pd.to_numeric(table[name], errors="coerce")
         wrong = table[table[name].notna() & ~numbers.between(1, 2**31)]
@@ -209,8 +208,7 @@ def patients_in_two_splits(table: pd.DataFrame, pooled: bool = True) -> pd.DataF
         side = side.replace("val", "train")
     shared = side.groupby(table["patient"]).transform("nunique") > 1
     patients = table[shared].groupby("patient")["split"]
-    found = pd.DataFrame({"splits": patients.agg(lambda names: ", ".join(sorted(set(names)))), "n": patients.size()})
-    return found.rename_axis("patient").reset_index()
+    return patients.agg(splits=lambda names: ", ".join(sorted(set(names))), n="size").reset_index()
 
 
 def validation_split(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
