@@ -109,7 +109,7 @@ def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: boo
     kernel, stride = (5, 2) if first else (3, 1)
     if p.padding == "reflect":
         around = kernel - stride + (-x.shape[1]) % stride  # what "same" adds to both sides together
-        x = ReflectionPadding(around // 2, around - around // 2, name=f"pad{name}")(x)
+        x = ReflectionPadding(before=around // 2, after=around - around // 2, name=f"pad{name}")(x)
     padding = "valid" if p.padding == "reflect" else "same"
     x = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=f"conv{name}")(x)
     x = layers.BatchNormalization(momentum=0.9, name=f"norm{name}")(x)
@@ -131,7 +131,7 @@ def _augmented(p: TrainParameters, x: Any) -> Any:
         patch = {"scale": ERASED, "fill_value": 0.5}
         x = layers.RandomErasing(share, **patch, **whole, seed=seed + 6, name="erasing")(x)
     if p.keep == "without_border":
-        x = HiddenBorder(geometry.border_pixels(p.side, p.border), name="hidden_border", dtype="float32")(x)
+        x = HiddenBorder(width=geometry.border_pixels(p.side, p.border), name="hidden_border", dtype="float32")(x)
     return x
 
 
@@ -164,15 +164,26 @@ class EvidencePenalty(Layer):
         return features
 
 
-class _RandomLayer(Layer):
-    """Changes every image of a batch by an amount drawn anew, in training only; shapes stay."""
+class _OptionLayer(Layer):
+    """A layer with options of its own, which are saved with it."""
 
     defaults: dict[str, Any] = {}
 
-    def __init__(self, seed: int = 0, **options: Any):
+    def __init__(self, **options: Any):
         own = {name: options.pop(name, default) for name, default in self.defaults.items()}
         super().__init__(**options)
-        self.options: dict[str, Any] = {**own, "seed": seed}
+        self.options: dict[str, Any] = own
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), **self.options}
+
+
+class _RandomLayer(_OptionLayer):
+    """Changes every image of a batch by an amount drawn anew, in training only; shapes stay."""
+
+    def __init__(self, seed: int = 0, **options: Any):
+        super().__init__(**options)
+        self.options["seed"] = seed
         self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool = False) -> Any:
@@ -180,9 +191,6 @@ class _RandomLayer(Layer):
 
     def changed(self, images: Any) -> Any:
         raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **self.options}
 
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
@@ -287,49 +295,23 @@ class RandomSharpness(_RandomLayer):
 
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
-class HiddenBorder(Layer):
-    """Paints the outer pixels of images (N, H, W, C) black, in training and after it.
+class HiddenBorder(_OptionLayer):
+    """Paints the outer ``width`` pixels of images (N, H, W, C) black, in training and after it."""
 
-    Parameters
-    ----------
-    width
-        Of the border, px.
-    **kwargs
-        Of every Keras layer.
-    """
-
-    def __init__(self, width: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.width = width
+    defaults = {"width": 0}
 
     def call(self, images: Any) -> Any:
-        sides = (self.width, self.width)
-        inside = slice(self.width, -self.width or None)
+        width = self.options["width"]
+        inside, sides = slice(width, -width or None), (width, width)
         return ops.pad(images[:, inside, inside], ((0, 0), sides, sides, (0, 0)))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "width": self.width}
 
 
 @keras.saving.register_keras_serializable(package="cnn_xray")
-class ReflectionPadding(Layer):
-    """Mirrors images (N, H, W, C) at their edges, in both directions.
+class ReflectionPadding(_OptionLayer):
+    """Mirrors images (N, H, W, C) at their edges, in both directions: ``before`` and ``after`` them, px."""
 
-    Parameters
-    ----------
-    before, after
-        How far, px.
-    **kwargs
-        Of every Keras layer.
-    """
-
-    def __init__(self, before: int, after: int, **kwargs: Any):
-        super().__init__(**kwargs)
-        self.before, self.after = before, after
+    defaults = {"before": 0, "after": 0}
 
     def call(self, images: Any) -> Any:
-        sides = (self.before, self.after)
+        sides = (self.options["before"], self.options["after"])
         return ops.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "before": self.before, "after": self.after}
