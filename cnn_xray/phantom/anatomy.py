@@ -114,12 +114,9 @@ def _spline(count: int, closed: bool) -> np.ndarray:
     basis = np.array([[0, -1, 2, -1], [2, 0, -5, 3], [0, 1, 4, -3], [0, 0, -1, 1]]) / 2
     weights = t ** np.arange(4) @ basis.T
     spans = count if closed else count - 1
-    matrix = np.zeros((spans * STEPS, count))
-    for span in range(spans):
-        for k in range(4):
-            near = (span + k - 1) % count if closed else min(max(span + k - 1, 0), count - 1)
-            matrix[span * STEPS : (span + 1) * STEPS, near] += weights[:, k]
-    return matrix
+    near = np.arange(spans)[:, None] + np.arange(-1, 3)  # the four control points of each span
+    near = near % count if closed else np.clip(near, 0, count - 1)
+    return (weights @ np.eye(count)[near]).reshape(-1, count)
 
 
 def _curve(points: list[tuple[float, float]] | np.ndarray, closed: bool = True) -> np.ndarray:
