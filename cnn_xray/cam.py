@@ -54,7 +54,7 @@ def evidence_model(model: Any) -> Any:
     return keras.Model(model.input, [share, model.output], name="evidence")
 
 
-def evidence(model: Any, images: np.ndarray, batch_size: int = 64) -> Evidence:
+def evidence(model: Any, images: np.ndarray) -> Evidence:
     """Exact evidence maps in closed form, at the cost of one forward pass.
 
     Parameters
@@ -62,14 +62,12 @@ def evidence(model: Any, images: np.ndarray, batch_size: int = 64) -> Evidence:
     model
         Keras model that ends in a feature map, global average pooling and one Dense logit.
     images : ndarray (N, S, S) uint8
-    batch_size
-        Images a forward pass.
 
     References
     ----------
     Zhou et al. 2016, arXiv 1512.04150; equal to HiResCAM here, Draelos and Carin 2020, arXiv 2011.08891.
     """
-    maps, logits = evidence_model(model).predict(**backend.feed(images, batch_size), verbose=0)
+    maps, logits = evidence_model(model).predict(**backend.feed(images), verbose=0)
     bias = float(backend.start().ops.convert_to_numpy(model.layers[-1].bias)[0])
     return Evidence(np.asarray(maps, np.float32), np.asarray(logits[:, 0], np.float32), bias)
 

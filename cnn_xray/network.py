@@ -179,7 +179,7 @@ class _OptionLayer(Layer):
 
 
 class _RandomLayer(_OptionLayer):
-    """Changes every image of a batch by an amount drawn anew, in training only; shapes stay."""
+    """Changes every image of a batch by an amount drawn anew (`changed`), in training only; shapes stay."""
 
     def __init__(self, seed: int = 0, **options: Any):
         super().__init__(**options)
@@ -188,9 +188,6 @@ class _RandomLayer(_OptionLayer):
 
     def call(self, images: Any, training: bool = False) -> Any:
         return ops.reshape(self.changed(images), ops.shape(images)) if training else images
-
-    def changed(self, images: Any) -> Any:
-        raise NotImplementedError
 
 
 @keras.saving.register_keras_serializable(package="cnn_xray")

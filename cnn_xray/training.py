@@ -251,7 +251,7 @@ def _views(images: np.ndarray, tta: str) -> Iterator[np.ndarray]:
             yield moved[:, :, ::-1]
 
 
-def pooled(model: Any, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
+def pooled(model: Any, images: np.ndarray) -> np.ndarray:
     """The features after global average pooling, (N, K) float32.
 
     Parameters
@@ -259,11 +259,9 @@ def pooled(model: Any, images: np.ndarray, batch_size: int = 64) -> np.ndarray:
     model
         Of `network.build`.
     images : ndarray (N, S, S) uint8
-    batch_size
-        Images a forward pass.
     """
     below = backend.start().Model(model.input, model.get_layer("gap").output)
-    return np.asarray(below.predict(**backend.feed(images, batch_size), verbose=0), np.float32)
+    return np.asarray(below.predict(**backend.feed(images), verbose=0), np.float32)
 
 
 def probability(logits: np.ndarray) -> np.ndarray:
