@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from threading import Thread
@@ -52,7 +52,7 @@ class SweepFile(Parameters):
     grid: dict[str, list[Any]] = Field({}, description="lists of values by name, as in swap_share: [0.25, 0.5]")
     seeds: int | list[int] = Field(1, description="a number of seeds, or a list of them")
     open_test: bool = Field(False, description="whether the test split is scored")
-    external: str = Field("", description="images from elsewhere that are scored with it: a folder or a manifest")
+    external: dict[str, Any] = Field({}, description="parameters that images from elsewhere differ in, such as data")
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,16 @@ class Planned:
     seed: int
     given: dict[str, Any]
     open_test: bool = False
-    external: str = ""
+    external: dict[str, Any] = field(default_factory=dict)
 
     def parameters(self) -> TrainParameters:
         """Checked."""
         return TrainParameters.from_mapping({**self.given, "seed": self.seed})
+
+    def elsewhere(self) -> TrainParameters:
+        """Checked, of images from elsewhere; nothing is planted into those of another folder."""
+        bare = {"artifact_rho": None} if "data" in self.external else {}
+        return TrainParameters.from_mapping({**self.given, "seed": self.seed, **bare, **self.external})
 
 
 def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
@@ -113,6 +118,7 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
         try:
             NOTEBOOKS[asked.notebook].from_mapping({**one.given, "seed": one.seed})
             what = one.parameters().resolved().model_dump_json()
+            one.elsewhere()
         except InputError as problem:
             raise InputError(f"{file}, arm {one.arm!r}: {problem}") from problem
         other = same.setdefault(what, one.arm)
@@ -161,7 +167,7 @@ def measured(one: Planned) -> dict[str, Any]:
         row |= {f"{split}_R {region}": relied["R"].value}
         row |= {f"{split}_AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
     if one.external:
-        elsewhere = load_dataset(p.model_copy(update={"data": one.external, "artifact_rho": None}), splits=("test",))
+        elsewhere = load_dataset(one.elsewhere(), splits=("test",))
         logits = predict(run.model, elsewhere.pixels, tta=p.tta)
         row |= _scored("external", elsewhere.table["label"], logits)
     return row

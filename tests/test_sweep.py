@@ -18,7 +18,7 @@ import yaml
 
 from cnn_xray import InputError
 from cnn_xray import sweep as module
-from cnn_xray.sweep import read, sweep
+from cnn_xray.sweep import Planned, read, sweep
 
 TINY = {
     "phantom_images": 80,
@@ -73,7 +73,9 @@ def test_a_grid_is_all_its_combinations(tmp_path):
         ({"arms": {"one": {"crop": 0.7}}}, "arm 'one': crop is 0.7, but it must be a number"),
         ({"arms": {"one": {}, "two": {"crop": 0.0}}}, "the arms 'one' and 'two' are one and the same run"),
         ({"arms": {"one": {"consistency": 1.0}}}, "say what is swapped"),
-        ({"external": "elsewhere"}, "external images are scored when the test split is, after the choice"),
+        ({"external": {"dta": "x"}, "open_test": True}, "There is no parameter 'dta'; the nearest one is 'data'"),
+        ({"external": "elsewhere"}, "external is 'elsewhere', but it must be parameters that images from elsewhere"),
+        ({"external": {"data": "elsewhere"}}, "external images are scored when the test split is, after the choice"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_sentence_before_anything_starts(tmp_path, told, sentence):
@@ -234,7 +236,13 @@ def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp
     assert {f"val_R {region}" for region in (*module.REGIONS, *module.UNSEEN)} <= set(rows)
     assert len(module.logits_of(rows.loc["plain", "val_logits"])) == record["images"]["val"]
     phantom = next((tmp_path / "cache" / "phantoms").glob("*/manifest.csv"))
-    written(tmp_path, fixed=TINY | {"runs": str(tmp_path / "runs")}, seeds=1, open_test=True, external=str(phantom))
+    written(
+        tmp_path,
+        fixed=TINY | {"runs": str(tmp_path / "runs")},
+        seeds=1,
+        open_test=True,
+        external={"data": str(phantom)},
+    )
     told = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert told.returncode == 0 and "2 runs: 0 done, 2 waiting" in told.stdout, told.stderr
     opened = pd.read_csv(table).set_index("arm")
@@ -242,6 +250,8 @@ def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp
     assert opened[["test_auc", "conflict_auc", "test_AUC lost border"]].notna().all(axis=None)
     pd.testing.assert_series_equal(opened["external_auc"], opened["test_auc"], check_names=False)  # the same images
     pd.testing.assert_series_equal(opened["val_auc"], rows["val_auc"])
+    shifted = Planned("plain", 0, TINY, True, {"seed": 9, "artifact_rho": 0.0, "artifact_kinds": "text"}).elsewhere()
+    assert (shifted.seed, shifted.rho, shifted.artifact_kinds) == (9, 0, "text")  # another phantom, as it is asked for
     assert (
         json.loads((tmp_path / "runs" / rows.loc["plain", "run"] / "run.json").read_text())["trained_by"]
         == record["trained_by"]
