@@ -329,14 +329,14 @@ def _git_commit() -> str:
 
 
 def runs_table(runs: list[Run]) -> pd.DataFrame:
-    """One row a run: id, parameters and metrics, the table that reports carry as runs.csv.
+    """One row a run: id, arm, role (as `tidy`), parameters and metrics, the table that reports carry as runs.csv.
 
     Parameters
     ----------
     runs
         One a row.
     """
-    return pd.DataFrame([{"run": run.id, **run.record["parameters"], **run.record["metrics"]} for run in runs])
+    return pd.DataFrame([_row(run) for run in runs])
 
 
 def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:

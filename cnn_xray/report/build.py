@@ -457,7 +457,7 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter], usual: Mapping[
         chapters=chapters,
         report=name,
         phantom=chapters[0].plan.parameters.data == PHANTOM,
-        runs=Markup(table_html(table.filter(["run", *SHOWN]))) if runs else "",
+        runs=Markup(table_html(table.filter(["role", "arm", "seed", *SHOWN, "run"]))) if runs else "",
         parameters=Markup(table_html(_parameters(chapters))),
         changed=_changed([one.plan for one in chapters], usual),
         quick=bool(usual),

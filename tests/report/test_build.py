@@ -29,7 +29,9 @@ from cnn_xray.report import words
 folder = pathlib.Path(p.runs) / f'seed{p.seed}'
 folder.mkdir(parents=True, exist_ok=True)
 by = {'device': 'Abacus', 'git_commit': 'c0ffee', 'versions': {}}
-record = {'parameters': {'crop': p.crop}, 'metrics': {'test_auc': 0.975}, 'data_fingerprint': 'da7a',
+what = {'data': p.data, 'seed': p.seed, 'crop': p.crop, 'keep': 'all', 'labels': 'true'}
+metrics = {'test_auc': 0.975, 'train_seconds': 1}
+record = {'parameters': what, 'metrics': metrics, 'data_fingerprint': 'da7a',
           'trained_by': by, 'measured_by': by | {'git_commit': 'decade', 'device': 'Slide rule'}}
 (folder / 'run.json').write_text(json.dumps(record))
 words.uses_runs([folder.name, folder.name])
@@ -95,7 +97,8 @@ def test_the_terminal_shows_notebooks_and_epochs(built):
 
 def test_runs_csv_has_one_row_a_run(built):
     table = pd.read_csv(built[0] / "runs.csv")
-    assert table.to_dict("records") == [{"run": "seed0", "crop": 0.1, "test_auc": 0.975}]
+    told = table[["run", "arm", "role", "seed", "crop", "test_auc"]].to_dict("split")["data"]
+    assert told == [["seed0", "crop 0.1", "main", 0, 0.1, 0.975]]
 
 
 def test_runs_csv_of_no_run_is_an_empty_table(tmp_path):
