@@ -20,6 +20,8 @@ from cnn_xray import InputError
 from cnn_xray import sweep as module
 from cnn_xray.sweep import Planned, read, sweep
 
+REDUCE = Path(__file__).parents[1] / "benchmarks/reduce"
+
 TINY = {
     "phantom_images": 80,
     "image_size": 32,
@@ -81,6 +83,12 @@ def test_a_grid_is_all_its_combinations(tmp_path):
 def test_what_cannot_be_is_refused_in_a_sentence_before_anything_starts(tmp_path, told, sentence):
     with pytest.raises(InputError, match=sentence):
         read(written(tmp_path, **told))
+
+
+@pytest.mark.parametrize("file", sorted(REDUCE.glob("*.yaml")), ids=lambda file: file.stem)
+def test_the_study_of_the_repository_can_be_run(file):
+    planned = read(file)
+    assert len({(one.arm, one.seed) for one in planned}) == len(planned) >= 18
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", ""])
