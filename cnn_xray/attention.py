@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cnn_xray.cam import Evidence, explained_heat, explained_sign
-from cnn_xray.geometry import Placement, View, area_mean, blend, border_cells, rectangle, shrunk, soft_border, to_frame
+from cnn_xray.geometry import Placement, View, area_mean, blend, border_cells, rectangle, shrunk, soft_border
 
 TOP = 0.1  # fraction of the cells that artifact sensitivity calls hot
 LOG2_LIMIT = 6.0  # of the density ratio, so that an empty border has a mean
@@ -316,19 +316,6 @@ def lung_loss(lungs: np.ndarray, sizes: np.ndarray, crops: Sequence[float], aspe
             kept[i] = (lung * rectangle(window, lung.shape)).sum() / lung.sum()
         found[crop] = {"median": np.median(1 - kept), "percentile_95": np.quantile(1 - kept, 0.95)}
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("crop")
-
-
-def framed_evidence(found: Evidence, placements: Sequence[Placement]) -> Evidence:
-    """Evidence with its maps carried back into the original frame: (N, *GRID), logits per map cell.
-
-    Parameters
-    ----------
-    found
-        Evidence on the network's own grid.
-    placements
-        Of the images in their frames.
-    """
-    return Evidence(to_frame(found.maps, list(placements), GRID), found.logits, found.bias)
 
 
 def window_metrics(

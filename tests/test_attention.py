@@ -5,7 +5,7 @@ import pytest
 
 from cnn_xray import attention
 from cnn_xray.cam import Evidence
-from cnn_xray.geometry import FRAME, Placement, area_mean, border_cells
+from cnn_xray.geometry import FRAME, Placement, area_mean, border_cells, to_frame
 
 BORDER = border_cells(0.25, (4, 4))  # the 12 outer cells
 
@@ -197,7 +197,7 @@ def test_lung_loss_by_hand():
     assert unknown.loc[0.1, "median"] == pytest.approx(0.36 / 2)
 
 
-def test_framed_evidence_is_zero_where_the_network_saw_nothing():
-    found = attention.framed_evidence(Evidence(np.ones((1, 4, 4)), np.ones(1), 0.0), WINDOW)
-    assert found.maps.shape == (1, *attention.GRID) and found.maps.mean() == pytest.approx(1 / 4)
-    assert found.maps[0, :28].max() == 0 and (found.maps[0, 28:84, 28:84] == 1).all()
+def test_a_map_carried_back_into_the_frame_is_zero_where_the_network_saw_nothing():
+    framed = to_frame(np.ones((1, 4, 4)), WINDOW, attention.GRID)
+    assert framed.shape == (1, *attention.GRID) and framed.mean() == pytest.approx(1 / 4)
+    assert framed[0, :28].max() == 0 and (framed[0, 28:84, 28:84] == 1).all()
