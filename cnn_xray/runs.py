@@ -379,7 +379,8 @@ def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
 def _row(run: Run) -> dict[str, Any]:
     p, defaults = run.record["parameters"], {name: one.default for name, one in TrainParameters.model_fields.items()}
     usual = RECIPES[PHANTOM if p["data"] == PHANTOM else "default"] | {"data": p["data"], "seed": p["seed"]}
-    told = [f"{name} {value}" for name, value in p.items() if value != {**defaults, **usual}[name]]
+    usual = defaults | usual  # a record may name a parameter that there was when it was made
+    told = [f"{name} {value}" for name, value in p.items() if name in usual and value != usual[name]]
     planted = p["data"] != PHANTOM and p.get("artifact_rho") is not None
     role = "null" if p["labels"] != "true" else "probe" if p["keep"] != "all" else "stress" if planted else "main"
     done = {"status": "done", "seconds": run.metrics["train_seconds"]}
