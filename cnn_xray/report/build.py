@@ -461,7 +461,7 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter], usual: Mapping[
         parameters=Markup(table_html(_parameters(chapters))),
         changed=_changed([one.plan for one in chapters], usual),
         quick=bool(usual),
-        others=sorted(one.parent.name for one in folder.parent.glob("[!.]*/index.html") if one.parent.name != name),
+        others=sorted({one.parent.name for one in folder.parent.glob("[!.]*/runs.csv")} - {name, f"{name}-unfinished"}),
         made_with=_made_with(runs),
     )
     (folder / "index.html").write_text(page, encoding="utf-8")
