@@ -99,10 +99,13 @@ def believed(trials: pd.DataFrame) -> list[str]:
 
 
 def full(table: str) -> pd.DataFrame:
-    """A table's networks trained in full on training images as they are: no small probes, no swaps."""
+    """A table's networks trained in full on training images as they are: no small probes, no swaps, each once."""
     runs = pd.read_csv(ROOT / table).dropna(subset="test_auc")
-    runs = runs[runs["swap"] == "none"] if "swap" in runs else runs
-    return runs[runs["epochs"] == runs["epochs"].max()]
+    whole = runs["keep"].isin(["all", "without_border"]) & (runs.get("swap", "none") == "none")
+    runs = runs[whole & (runs["epochs"] == runs["epochs"].max())]
+    runs = runs[runs["labels"].astype(str).str.lower() == "true"] if "labels" in runs else runs
+    one = [name for name in ("artifact_location", "keep", "crop", "seed") if name in runs]
+    return runs.drop_duplicates(one)  # on the phantom a probe of the whole image is a network trained in full
 
 
 def ours(table: str, network: str, chosen_on: str) -> str:

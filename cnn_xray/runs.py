@@ -25,7 +25,7 @@ import pandas as pd
 from cnn_xray import InputError, attention, backend, cam, swaps, training
 from cnn_xray.data import ORIGINAL, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
-from cnn_xray.parameters import PHANTOM, RECIPES, TrainParameters
+from cnn_xray.parameters import PHANTOM, TrainParameters
 from cnn_xray.statistics import over_trainings
 from cnn_xray.storage import atomic_folder, resolve
 
@@ -342,9 +342,9 @@ def runs_table(runs: list[Run]) -> pd.DataFrame:
 def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
     """Every recorded run and every row of some sweeps' tables, one row a run.
 
-    Columns: ``run``; ``arm``, its name in a sweep, else what differs from the defaults; ``role`` (main, probe, null:
-    permuted labels, stress: an artifact planted in files); ``seed``; ``status``; ``seconds``; the parameters that vary;
-    every metric; of sweeps also R by region.
+    Columns: ``run``; ``arm``, its name in a sweep, else what differs from the defaults; ``role`` (main, probe, null
+    probe: permuted labels, stress: an artifact planted in files); ``seed``; ``status``; ``seconds``; the parameters
+    that vary; every metric; of sweeps also R by region.
 
     Parameters
     ----------
@@ -377,12 +377,13 @@ def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
 
 
 def _row(run: Run) -> dict[str, Any]:
-    p, defaults = run.record["parameters"], {name: one.default for name, one in TrainParameters.model_fields.items()}
-    usual = RECIPES[PHANTOM if p["data"] == PHANTOM else "default"] | {"data": p["data"], "seed": p["seed"]}
-    usual = defaults | usual  # a record may name a parameter that there was when it was made
+    p = run.record["parameters"]
+    phantom = p["data"].startswith(PHANTOM)
+    defaults = TrainParameters(data=PHANTOM if phantom else "files").resolved()
+    usual = dict(defaults) | {"data": p["data"], "seed": p["seed"]}
     told = [f"{name} {value}" for name, value in p.items() if name in usual and value != usual[name]]
-    planted = p["data"] != PHANTOM and p.get("artifact_rho") is not None
-    role = "null" if p["labels"] != "true" else "probe" if p["keep"] != "all" else "stress" if planted else "main"
+    planted = not phantom and p.get("artifact_rho") is not None
+    role = "null probe" if p["labels"] != "true" else "probe" if p["keep"] != "all" else "stress" if planted else "main"
     done = {"status": "done", "seconds": run.metrics["train_seconds"]}
     return {"run": run.id, "arm": ", ".join(told) or "defaults", "role": role, **done, **p, **run.metrics}
 

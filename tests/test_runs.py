@@ -121,7 +121,7 @@ def test_all_runs_are_one_table_and_two_arms_are_compared_seed_by_seed(tmp_path,
     )
     table = runs.tidy(tmp_path)
     assert table.set_index("run").loc[["a0", "b0", "n0"], ["arm", "role"]].to_numpy().tolist() == [
-        ["defaults", "main"], ["crop 0.1", "main"], ["labels permuted", "null"],
+        ["defaults", "main"], ["crop 0.1", "main"], ["labels permuted", "null probe"],
     ]  # fmt: skip
     assert "crop" in table and "zoom" not in table and "image_size" not in table
     told, found = runs.difference(table, "defaults", "crop 0.1")
