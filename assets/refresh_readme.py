@@ -101,8 +101,8 @@ def believed(trials: pd.DataFrame) -> list[str]:
 def full(table: str) -> pd.DataFrame:
     """A table's networks trained in full on training images as they are: no small probes, no swaps, each once."""
     runs = pd.read_csv(ROOT / table).dropna(subset="test_auc")
-    whole = runs["keep"].isin(["all", "without_border"]) & (runs.get("swap", "none") == "none")
-    runs = runs[whole & (runs["epochs"] == runs["epochs"].max())]
+    swapped = runs.filter(["swap"]).isin(["border", "outside_lungs"]).any(axis=1)  # older records name no swap
+    runs = runs[runs["keep"].isin(["all", "without_border"]) & ~swapped & (runs["epochs"] == runs["epochs"].max())]
     runs = runs[runs["labels"].astype(str).str.lower() == "true"] if "labels" in runs else runs
     one = [name for name in ("artifact_location", "keep", "crop", "seed") if name in runs]
     return runs.drop_duplicates(one)  # on the phantom a probe of the whole image is a network trained in full
