@@ -113,8 +113,8 @@ const play = {
       const button = Object.assign(document.createElement("button"), { textContent: head.textContent });
       button.addEventListener("click", () => {
         const up = head.getAttribute("aria-sort") !== "ascending", by = (row) => row.cells[i].textContent.trim();
-        const order = (a, b) => (number(by(a)) - number(by(b))) || by(a).localeCompare(by(b));
-        body.append(...[...body.rows].sort((a, b) => (up ? order(a, b) : order(b, a))));
+        const missing = (row) => by(row) === "–", order = (a, b) => (number(by(a)) - number(by(b))) || by(a).localeCompare(by(b));
+        body.append(...[...body.rows].sort((a, b) => (missing(a) - missing(b)) || (up ? order(a, b) : order(b, a))));
         for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
         head.setAttribute("aria-sort", up ? "ascending" : "descending");
       });
