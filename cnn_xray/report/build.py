@@ -346,7 +346,7 @@ class _Progress:
         for run in re.findall(r"^(\S+): (?:training on|recorded already)", text, re.MULTILINE):
             if run not in self.done:
                 left = (time.perf_counter() - self.begun) * (self.most / max(len(self.done), 1) - 1)
-                known = f", at most {left / 60:.0f} min left" if self.done else ""
+                known = f", about {left / 60:.0f} min left" if self.done else ""
                 self.done.add(run)
                 self.terminal.write(f"network {len(self.done)} of at most {self.most}{known}\n")
 

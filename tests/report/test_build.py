@@ -330,4 +330,4 @@ def test_progress_counts_each_network_once(monkeypatch):
     ):
         progress.write(text)
     told = [line for line in terminal.getvalue().splitlines() if line.startswith("network ")]
-    assert told == ["network 1 of at most 6", "network 2 of at most 6, at most 5 min left"]
+    assert told == ["network 1 of at most 6", "network 2 of at most 6, about 5 min left"]
