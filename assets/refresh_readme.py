@@ -77,8 +77,8 @@ def results() -> str:
         *verdicts("phantom"),
         *verdicts("kermany"),
         "",
-        f"Where the truth was planted ({len(planted)} of {len(cases('phantom'))} planned phantoms): networks of which a "
-        "border shortcut is called, with the 95 % interval of the rate. A picture calls one where its figure for the "
+        f"Where the truth was planted ({len(planted)} of {len(cases('phantom'))} planned phantoms): networks of which "
+        "a border shortcut is called, with the 95 % interval of the rate. A picture calls one where its figure for the "
         "border lies above nothing; the last line "
         "is fair to any other threshold (`04_shortcut_tests`).",
         "",
