@@ -201,8 +201,11 @@ def identity(p: TrainParameters) -> dict[str, Any]:
     """
     elsewhere = {"data", "runs", "rerun", "on_bad_image", "recipe"}  # what the recipe fills in is kept
     kept = [name for name in TrainParameters.model_fields if name not in elsewhere and not name.startswith("phantom_")]
-    planted = p.data != PHANTOM and p.rho is not None
-    return {name: getattr(p, name) for name in kept if planted or not name.startswith("artifact_")}
+    if p.data == PHANTOM or p.rho is None:
+        kept = [name for name in kept if not name.startswith("artifact_")]
+    if p.keep_epoch == "last":
+        kept.remove("patience")  # nothing is waited for
+    return {name: getattr(p, name) for name in kept}
 
 
 def _off(name: str) -> Any:

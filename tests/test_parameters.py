@@ -172,6 +172,13 @@ def test_a_run_by_recipe_is_the_run_with_its_values_written_out():
     assert identity(by_recipe) != identity(TrainParameters(data="images").resolved())
 
 
+def test_what_changes_nothing_makes_no_other_run():
+    waiting = {"data": "images", "keep_epoch": "best"}
+    last, sooner = TrainParameters(data="images"), TrainParameters(data="images", patience=2)
+    assert identity(last.resolved()) == identity(sooner.resolved())  # the last epoch is kept: nothing is waited for
+    assert identity(TrainParameters(**waiting)) != identity(TrainParameters(**waiting, patience=2))
+
+
 def test_probes_stay_small_whatever_the_recipe():
     for recipe in ("default", "large"):
         p = ShortcutParameters(data="images", recipe=recipe).probe().resolved()
