@@ -442,14 +442,8 @@ def plant(
     Raises
     ------
     InputError
-        For an artifact inside the lungs of images without masks, and for data that have one of those four test sets
-        besides ``test`` already.
+        For data that have one of those four test sets besides ``test`` already.
     """
-    without = len(pixels) if lungs is None else (~lungs.any(axis=(1, 2))).sum()
-    if p.artifact_location in ("inside", artifacts.BOTH) and without:
-        raise InputError(
-            f"artifact_location is {p.artifact_location!r}, but {without} of {len(pixels)} images have no lung mask."
-        )
     taken = ", ".join(sorted(set(table["split"]) & set(artifacts.test_sets(rho)) - {"test"}))
     if taken:
         why = f"These data have the test set {taken}, which planting an artifact would make from test"
@@ -470,8 +464,12 @@ def _with_artifact(data: Dataset, frames: Dataset, p: DataParameters, rho: float
     """Real images with an artifact planted in their original frames, the test split in four counterfactual versions.
 
     As in the phantom, ``table.artifact`` (0/1) says which images have it, and the mask of the others is empty. The mask
-    holds every pixel that the artifact touches: elsewhere the four versions are the same.
+    holds every pixel that the artifact touches: elsewhere the four versions are the same. Images without a lung mask
+    are left out where the artifact lies inside the lungs.
     """
+    if p.artifact_location in ("inside", artifacts.BOTH):
+        data, having = _having_lungs(data, frames.lungs, f"artifact_location is {p.artifact_location!r}")
+        frames = _taken(frames, having)
     versions = []
     for row, split, marked, image, mask in plant(frames.pixels, data.table, frames.lungs, p, rho):
         canvases = (data.view.apply(one, data.placements[row]) for one in (image, mask * np.uint8(255)))
@@ -502,17 +500,24 @@ def _cut_to_lungs(data: Dataset, frames: Dataset) -> Dataset:
 
 def _with_part(data: Dataset, p: DataParameters) -> Dataset:
     """Of every image only the part that ``keep`` names; images without a lung mask are left out where it needs one."""
-    kept = data
-    if p.keep in geometry.NEED_LUNGS and data.lungs is not None:
-        kept = _taken(data, np.flatnonzero(data.lungs.any(axis=(1, 2))))
-    before, after = ({*zip(one.table["split"], one.table["label"], strict=True)} for one in (data, kept))
+    if p.keep in geometry.NEED_LUNGS:
+        data, _ = _having_lungs(data, data.lungs, f"keep is {p.keep!r}")
+    return replace(data, pixels=geometry.part_alone(data.pixels, p.keep, p.border, data.lungs, data.rows("train")))
+
+
+def _having_lungs(data: Dataset, masks: np.ndarray | None, asked: str) -> tuple[Dataset, np.ndarray]:
+    """The images that have a lung mask, of the others a note, and their rows; ``asked`` is what needs masks."""
+    if masks is None:
+        raise InputError(f"{asked}, which needs lung masks, and these data have none.")
+    rows = np.flatnonzero(masks.any(axis=(1, 2)))
+    having = _taken(data, rows)
+    before, after = ({*zip(one.table["split"], one.table["label"], strict=True)} for one in (data, having))
     for split, label in sorted(before - after):
         lacking = f"no {split} image that is {list(CLASSES)[label]} has one"
-        raise InputError(f"keep is {p.keep!r}, which needs lung masks, but {lacking}.")
-    without = len(data.table) - len(kept.table)
-    notes = (*data.notes, f"{without} images without a lung mask were left out.") if without else data.notes
-    pixels = geometry.part_alone(kept.pixels, p.keep, p.border, kept.lungs, kept.rows("train"))
-    return replace(kept, pixels=pixels, notes=notes)
+        raise InputError(f"{asked}, which needs lung masks, but {lacking}.")
+    if without := len(data.table) - len(rows):
+        having = replace(having, notes=(*data.notes, f"{without} images without a lung mask were left out."))
+    return having, rows
 
 
 def _with_permuted_labels(data: Dataset, seed: int) -> Dataset:
