@@ -425,6 +425,11 @@ class ProbeParameters(TrainParameters):
     probe_repeats: int = _field(2, "trainings of each probe that the verdict rests on", ge=1, le=20)
     donors: int = _field(4, "images of each class whose region is pasted into an image", ge=1, le=100)
 
+    @property
+    def chance_draws(self) -> int:
+        """How many probes are trained on permuted labels: one more than the verdict's probes are repeated."""
+        return self.probe_repeats + 1
+
     @model_validator(mode="after")
     def _tests_whole_images(self) -> Self:
         for name, whole in (("keep", "all"), ("labels", "true")):
@@ -463,19 +468,20 @@ class ShortcutParameters(ProbeParameters):
 
     @property
     def networks(self) -> int:
-        """How many networks the notebook asks for, at most: 13 parts of the image, two of them repeated."""
-        return self.n_seeds + 13 + 2 * (self.probe_repeats - 1)
+        """How many networks the notebook asks for, at most: ten parts of the image, two repeated, and chance."""
+        return self.n_seeds + 10 + 2 * (self.probe_repeats - 1) + self.chance_draws
 
 
 class CroppingParameters(ProbeParameters):
     """05_before_after_cropping."""
 
     shown: ClassVar = """data seed n_seeds n_judged recipe image_size epochs crop crop_after border donors
-        probe_epochs explain artifact_rho artifact_location artifact_kinds runs""".split()
+        probe_epochs explain artifact_rho artifact_location twin artifact_kinds runs""".split()
 
     crop_after: float = _field(0.125, "crop of the second arm; the first has crop", gt=0, lt=0.5)
     n_seeds: int | None = _field(None, "trainings an arm, from seed upwards; None: 2 phantom, 1 files", ge=1, le=100)
     n_judged: int | None = _field(None, "trainings the verdict is on; None: n_seeds phantom, 5 files", ge=1, le=100)
+    twin: bool = _field(True, "phantom: beside a border artifact, the same data with it inside the lungs")
 
     @model_validator(mode="after")
     def _crops_more(self) -> Self:
@@ -502,9 +508,9 @@ class CroppingParameters(ProbeParameters):
 
     @property
     def locations(self) -> list[str]:
-        """Where the phantom's artifact lies in the arms compared: a border artifact has its twin inside the lungs."""
+        """Where the phantom's artifact lies in the arms compared: at the border, its twin lies inside the lungs."""
         movable = all(kind in artifacts.KINDS["inside"] for kind in self.kinds())
-        twin = self.data == PHANTOM and self.artifact_location == "border" and movable
+        twin = self.twin and self.data == PHANTOM and self.artifact_location == "border" and movable
         return [self.artifact_location, "inside"] if twin else [self.artifact_location]
 
 

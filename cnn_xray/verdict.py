@@ -356,7 +356,7 @@ def _parts(p: ProbeParameters) -> dict[str, dict[str, Any]]:
         "own lungs black": {"keep": "outside_lungs"},
         "lung outline alone": {"keep": "lung_outline"},
         "between border and lungs": {"keep": "between"},
-        **{f"labels permuted, draw {i + 1}": {"labels": "permuted", "seed": p.seed + i} for i in range(3)},
+        **{f"labels permuted, draw {i + 1}": {"labels": "permuted", "seed": p.seed + i} for i in range(p.chance_draws)},
     }
 
 

@@ -30,7 +30,7 @@ TEMPLATES = Path(__file__).parent
 STUDY = ReduceParameters.model_fields["study"].default  # folder of the sweeps' tables
 LARGEST = 2_000_000  # bytes of one executed notebook or page
 HEADING = r'<h2 id="([^"]+)">(.+?)<a class="anchor-link"'  # of a section: its id and text
-QUICK = {"n_seeds": 1, "n_judged": 1, "probe_repeats": 1}  # one training of each network
+QUICK = {"n_seeds": 1, "n_judged": 1, "probe_repeats": 1, "twin": False}  # one training of each network, one data set
 SHOWN = ("test_auc", "test_accuracy", "conflict_auc", "val_auc")  # of a run, on the index
 
 
