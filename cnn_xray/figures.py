@@ -84,6 +84,27 @@ def intervals(table: pd.DataFrame, xlabel: str, null: float | None = None, null_
     return figure
 
 
+def bars(values: dict[str, float], null: float | None = None) -> Figure:
+    """A few numbers as bars, small.
+
+    Parameters
+    ----------
+    values
+        By name, from the top.
+    null
+        Where a vertical line is drawn.
+    """
+    figure, axes = plt.subplots(figsize=(2.6, 1.6), layout="constrained")
+    axes.barh(list(values), list(values.values()), color=[GREY] * (len(values) - 1) + [COLOURS["PNEUMONIA"]])
+    if null is not None:
+        axes.axvline(null, color="black", linestyle=":")
+    axes.invert_yaxis()
+    axes.set_xlim(0, max(1.1 * max(values.values()), 1e-9))
+    sns.despine(figure, left=True)
+    axes.tick_params(left=False, labelsize=13)
+    return figure
+
+
 def evidence_maps(
     images: np.ndarray,
     columns: dict[str, np.ndarray],

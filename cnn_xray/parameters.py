@@ -502,9 +502,9 @@ class CroppingParameters(ProbeParameters):
 
     @property
     def networks(self) -> int:
-        """How many networks the notebook asks for, at most: three arms, of two of them more seeds and probes."""
+        """How many networks the notebook asks for, at most: three arms, of two more seeds and probes; and one."""
         more = len(set(self.judged_seeds) - set(self.seeds))
-        return len(self.locations) * (3 * len(self.seeds) + 2 * more + 4 * self.probe_repeats)
+        return 1 + len(self.locations) * (3 * len(self.seeds) + 2 * more + 4 * self.probe_repeats)
 
     @property
     def locations(self) -> list[str]:

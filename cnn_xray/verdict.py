@@ -42,10 +42,10 @@ class Question:
 # is what an artifact leaves that moves a tenth of the class difference and goes with the label at ρ = 0.5. What tells
 # less than 0.01 nats settles less than a seventieth of even labels; two looks at one blur add up to that.
 QUESTIONS = (
-    Question("Available", "nats that a small network learns of the label from the border alone; all: 0.69", 0.01),
-    Question("Used", "R: share of the way from normal to pneumonia that swapping the border moves the score", 0.05),
-    Question("The border's own", "nats that the border tells beyond what lies between it and the lungs", 0.01),
-    Question("Displayed", "how much hotter a border of the image's own class is, in powers of two", 0.0),
+    Question("Available", "nats of the label that the border alone gives away; 0: nothing, 0.69: all", 0.01),
+    Question("Used", "R: share of the way from normal to pneumonia by which swapping the border moves the score", 0.05),
+    Question("The border's own", "nats that the border gives away beyond what lies between it and the lungs", 0.01),
+    Question("Displayed", "how much hotter a border of the image's own class is; 1: twice as hot, 2: four times", 0.0),
     Question("Harmful", "AUC lost where the shortcut is on the wrong class", 0.02),
     Question("Harmful elsewhere", "AUC still lost when every border is put right", 0.02),
 )
@@ -63,27 +63,33 @@ class Verdict:
 
 # Answers to the first five questions (y: yes, n: no, any: whatever it is), and the name of the verdict, with its
 # meaning. The first that fits counts. No line is an all-clear: the questions are about the border.
-OWN = "The label is in the border and not as well beside it, and the network uses it"
-LOST = "AUC is lost where the artifact goes with the wrong class"
+OWN = "The border gives the label away, the area beside it does not, and the network uses the border"
+LOST = "AUC is lost where the artifact is on the wrong class"
 VERDICTS: dict[tuple[str, str], str] = {
     ("y y y y any", "border shortcut"): f"{OWN}; the heatmap shows it.",
-    ("y y y n any", "border shortcut that the heatmap hides"): f"{OWN}, but its heatmap does not answer it.",
+    ("y y y n any", "border shortcut that the heatmap hides"): f"{OWN}, but the heatmap does not show it.",
     ("y y y any any", "border shortcut, heatmap undecided"): f"{OWN}; whether the heatmap shows it is open.",
-    ("y y n any any", "reliance that is not the border's own"): "The network reads the label in the border, but what "
-    "lies between border and lungs, or the lungs' outline, tells it as well: a crop of the border leaves that.",
-    ("y y any any any", "reliance on the border"): "The label is in the border and the network uses it. Whether the "
-    "border tells more than its neighbourhood is not decided.",
-    ("any y any any any", "reliance without a known source"): "The decision moves with the border although a network "
-    "that sees the border alone is not shown to tell the classes: that network is too weak, or the border modulates "
+    ("y y n any any", "reliance that is not the border's own"): "The network uses the border. But the area between "
+    "border and lungs, or the lungs' outline, gives the same hint: cropping the border would not remove it.",
+    ("y y any any any", "reliance on the border"): "The border gives the label away, and the network uses it. "
+    "Whether the border tells more than the area beside it is not decided.",
+    ("any y any any any", "reliance without a known source"): "The decision moves with the border, but a network that "
+    "sees the border alone is not shown to tell the classes. Either that network is too weak, or the border changes "
     "what is read elsewhere.",
-    ("any n any any y", "not the border: harmed by another shortcut"): f"{LOST}, and little of the decision moves "
-    "with the border: most of the harm comes from elsewhere, and a crop of this border leaves it.",
-    ("any any any any y", "harmed by a shortcut that is not found"): f"{LOST}. That this network uses the border "
+    ("any n any any y", "not the border: harmed by another shortcut"): f"{LOST}, though hardly any of the "
+    "decision moves with the border. The harm comes from elsewhere, and cropping this border would not remove it.",
+    ("any any any any y", "harmed by a shortcut that is not found"): f"{LOST}. Whether this network uses the border "
     "is not shown, and not excluded.",
-    ("y any any any any", "latent risk"): "The label is in the border, but this network is not shown to use it.",
-    ("any any any y any", "explanation artifact"): "The heatmap answers the border, but the label is not shown to be "
-    "there, nor the network to use it.",
-    ("any any any any any", "no evidence of a border shortcut"): "The label is not shown to be in the border, nor the "
+    ("y any any any any", "latent risk"): "The border gives the label away, but this network is not shown to use it.",
+    (
+        "any any any y any",
+        "explanation artifact",
+    ): "The border is hotter when it matches the class, but it is not shown to "
+    "give the label away, nor the network to use it.",
+    (
+        "any any any any any",
+        "no evidence of a border shortcut",
+    ): "The border is not shown to give the label away, nor the "
     "network to use it. This is no all-clear: shortcuts elsewhere were not asked about.",
 }
 ELSEWHERE = ", and another elsewhere"  # added to the name of a border shortcut
@@ -501,18 +507,18 @@ def _harm(answers: pd.Series, border_shortcut: bool, planted: bool) -> str:
     if answers["Harmful"] == MISSING:
         return "Whether a shortcut does harm is not available."
     if answers["Harmful"] == NO:
-        return f"Where {what} goes with the wrong class, less AUC is lost than counts."
+        return f"Where {what} is of the wrong class, less AUC is lost than counts."
     if answers["Harmful"] == OPEN:
-        return f"Whether AUC is lost where {what} goes with the wrong class is not shown."
+        return f"Whether AUC is lost where {what} is of the wrong class is not shown."
     if not planted:
         used = "" if answers["Used"] == YES else ": the border is used, though R is not shown to be as large as counts"
-        return f"AUC is lost when every image gets a border from the other class instead of its own class{used}."
+        return f"AUC is lost when every image gets a border of the other class instead of its own class{used}."
     if answers["Used"] != YES:
         return ""  # the verdict's name says it
     if answers["Harmful elsewhere"] == YES:
-        return f"{LOST}, and is lost still where every border is as in training: cropping the border leaves that."
+        return f"{LOST}, and is still lost when the borders are put right: cropping the border would not remove that."
     if answers["Harmful elsewhere"] == NO and border_shortcut:
-        return f"{LOST}, and hardly any where every border is as in training: cropping the border can help."
+        return f"{LOST}, and none that counts when the borders are put right: cropping the border can help."
     return f"{LOST}; whether a crop would help is not decided."
 
 

@@ -61,7 +61,14 @@ def say_notes(notes: Iterable[str]) -> None:
         say(f"> {note}")
 
 
-def headline(label: str, value: str, meaning: str, role: str = "", **more: float | str) -> None:
+def headline(
+    label: str,
+    value: str,
+    meaning: str,
+    role: str = "",
+    picture: Figure | np.ndarray | None = None,
+    **more: float | str,
+) -> None:
     """Show one headline figure in a box and leave it for the report's index.
 
     Parameters
@@ -74,6 +81,8 @@ def headline(label: str, value: str, meaning: str, role: str = "", **more: float
         A sentence that says how to read it.
     role
         Where the index puts it first: ``answer``, ``question``, ``surprise``, ``performance`` or ``trust``.
+    picture
+        Shown small beside it on the index: a figure, which is closed, or an image (H, W) uint8.
     **more
         What else the index needs: of a question ``answer``, ``estimate``, ``low``, ``high`` and ``counts``.
     """
@@ -84,6 +93,8 @@ def headline(label: str, value: str, meaning: str, role: str = "", **more: float
         f'<div class="meaning">{escape(meaning)}</div></div>'
     )
     told = {"label": label, "value": value, "meaning": meaning, "role": role, **more}
+    if picture is not None:
+        told["picture"] = thumbnail(_drawn(picture) if isinstance(picture, Figure) else Image.fromarray(picture))
     display({HEADLINE: told, "text/html": box, "text/plain": f"{label}: {value}\n{meaning}"}, raw=True)
 
 
@@ -173,10 +184,7 @@ def show(figure: Figure, alt: str = "", role: str = "") -> None:
         ``hero``: the index shows it as well.
     """
     alt = alt or _titles(figure)
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
-    plt.close(figure)
-    pixels = Image.open(drawn).convert("RGB")
+    pixels = _drawn(figure)
     png, jpeg = (_encoded(pixels, kind) for kind in ("png", "jpeg"))
     kind, image = ("image/jpeg", jpeg) if 2 * len(jpeg) < len(png) else ("image/png", png)
     display(
@@ -186,23 +194,31 @@ def show(figure: Figure, alt: str = "", role: str = "") -> None:
     )
 
 
+def _drawn(figure: Figure) -> Image.Image:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=DPI, bbox_inches="tight", facecolor="white")
+    plt.close(figure)
+    return Image.open(file).convert("RGB")
+
+
 def _encoded(pixels: Image.Image, kind: str) -> bytes:
     file = io.BytesIO()
     pixels.save(file, format=kind, quality=JPEG_QUALITY, optimize=True)
     return file.getvalue()
 
 
-def thumbnail(image: str, width: int = 240) -> str:
+def thumbnail(image: str | Image.Image, width: int = 240) -> str:
     """A small JPEG of an image, as the source of an HTML image.
 
     Parameters
     ----------
     image
-        PNG or JPEG, base64.
+        Itself, or PNG or JPEG, base64.
     width
         In px.
     """
-    whole = Image.open(io.BytesIO(base64.b64decode(image))).convert("RGB")
+    whole = Image.open(io.BytesIO(base64.b64decode(image))) if isinstance(image, str) else image
+    whole = whole.convert("RGB")
     whole.thumbnail((width, width))
     return f"data:image/jpeg;base64,{base64.b64encode(_encoded(whole, 'jpeg')).decode()}"
 
