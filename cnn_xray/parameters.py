@@ -8,11 +8,13 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
@@ -94,8 +96,40 @@ def unknown_name(name: str, known: Collection[str]) -> str:
     known
         Names of the parameters there are.
     """
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"There is no parameter {name!r}; the nearest one is {nearest[0]!r}."
+    nearest = difflib.get_close_matches(str(name), known, n=1)
+    return (
+        f"There is no parameter {name!r}; {f'the nearest one is {nearest[0]!r}' if nearest else f'{PAGE} lists them'}."
+    )
+
+
+def from_yaml(text: str) -> dict[str, Any]:
+    """Names and values; empty where there is nothing. Numbers such as 1e-3, text in YAML 1.1, are numbers.
+
+    Parameters
+    ----------
+    text
+        YAML.
+
+    Raises
+    ------
+    InputError
+        For what is no YAML, or no mapping by name.
+    """
+    try:
+        told = yaml.load(text, _Loader) or {}
+    except yaml.YAMLError as problem:
+        raise InputError(f"this is no YAML: {' '.join(str(problem).split())}") from problem
+    if not isinstance(told, dict) or not all(isinstance(name, str) for name in told):
+        raise InputError("names and values are needed, as in crop: 0.1")
+    return told
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with numbers as Python writes them."""
+
+
+NUMBER = re.compile(r"^[-+]?[0-9.]+[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", NUMBER, list("-+.0123456789"))
 
 
 def _sentence(cls: type[Parameters], problem: Any) -> str:

@@ -366,17 +366,20 @@ def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
     for file in sweeps:
         try:
             table = pd.read_csv(file).filter(regex="^(?!.*_logits$)")
+            lost = {"arm", "run", "seed", "status"} - {*table}
+            if lost:
+                raise ValueError(f"it lacks {', '.join(sorted(lost))}")
             told = {row["run"]: row for row in table.dropna(axis=1, how="all").to_dict("records")}
-        except (OSError, ValueError, KeyError) as problem:
+        except (OSError, ValueError) as problem:
             raise InputError(f"{file} cannot be read as a sweep's table: {problem}") from problem
         rows |= {run: {**rows.get(run, {"role": "main"}), **row} for run, row in told.items()}
     if not rows:
-        raise InputError(f"There is no finished run in {folder}.")
+        raise InputError(f"There is no finished run in {', '.join(map(str, [folder, *sweeps]))}.")
     table = pd.DataFrame(rows.values())
     known = [name for name in table if name in TrainParameters.model_fields and name != "seed"]
     same = [name for name in known if table[name].nunique(dropna=False) == 1]
     first = ["run", "arm", "role", "seed", "status", "seconds"]
-    return table.drop(columns=same)[[*first, *(name for name in table if name not in {*first, *same})]]
+    return table.reindex(columns=[*first, *(name for name in table if name not in {*first, *same})])
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -414,15 +417,21 @@ def difference(table: pd.DataFrame, first: str, second: str) -> tuple[list[str],
     """
     arms = []
     for name in (first, second):
-        rows = table[(table["arm"] == name) | (table["run"] == name)]
+        done = table[table["status"] == "done"]
+        rows = done[(done["arm"] == name) | (done["run"] == name)]
         if rows.empty:
-            raise InputError(f"There is no arm or run {name!r}; there are {', '.join(sorted(set(table['arm'])))}.")
-        arms.append(rows.drop_duplicates("seed").set_index("seed"))
+            raise InputError(
+                f"There is no finished arm or run {name!r}; there are {', '.join(sorted(set(done['arm'])))}."
+            )
+        if rows["seed"].duplicated().any():
+            raise InputError(f"{name!r} is the name of several runs of one seed; give one table, or a run's id.")
+        arms.append(rows.set_index("seed"))
     seeds = arms[0].index.intersection(arms[1].index)
     if seeds.empty:
         raise InputError(f"{first!r} and {second!r} have no seed in common, so nothing can be paired.")
-    one, other = (arm.loc[seeds] for arm in arms)
-    given = [name for name in one if name in TrainParameters.model_fields]
+    given = [name for name in arms[0] if name in TrainParameters.model_fields]
+    usual = {name: value for name, value in TrainParameters(data="files") if name in given and value is not None}
+    one, other = (arm.loc[seeds].astype(dict.fromkeys(given, object)).fillna(usual) for arm in arms)
     told = [f"{name}: {one[name].iloc[0]} → {other[name].iloc[0]}" for name in given]
     metrics = table.select_dtypes("number").columns.difference([*given, "seed", "seconds"], sort=False)
     apart = (other[metrics] - one[metrics]).dropna(axis=1)

@@ -18,19 +18,26 @@ from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-import yaml
-from joblib import Parallel, delayed
+from joblib import Parallel, cpu_count, delayed
 from pydantic import Field
 from sklearn.model_selection import ParameterGrid
 
 from cnn_xray import InputError, attention, cam, geometry, interventions, swaps
 from cnn_xray.data import FITTING, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
-from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, Parameters, ProbeParameters, TrainParameters
+from cnn_xray.parameters import (
+    NOTEBOOKS,
+    PHANTOM,
+    DataParameters,
+    Parameters,
+    ProbeParameters,
+    TrainParameters,
+    from_yaml,
+)
 from cnn_xray.runs import run_id, run_of
 from cnn_xray.storage import atomic_write
 from cnn_xray.training import predict, probability
@@ -50,7 +57,7 @@ class SweepFile(Parameters):
     fixed: dict[str, Any] = Field({}, description="names and values of parameters")
     arms: dict[str, dict[str, Any] | None] = Field({}, description="arms by name, each with names and values")
     grid: dict[str, list[Any]] = Field({}, description="lists of values by name, as in swap_share: [0.25, 0.5]")
-    seeds: int | list[int] = Field(1, description="a number of seeds, or a list of them")
+    seeds: Annotated[int, Field(le=10_000)] | list[int] = Field(1, description="a number of seeds, or a list of them")
     open_test: bool = Field(False, description="whether the test split is scored")
     external: dict[str, Any] = Field({}, description="parameters that images from elsewhere differ in, such as data")
 
@@ -88,23 +95,21 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
     Raises
     ------
     InputError
-        In one sentence, for a file that cannot be read, unknown names, impossible values, an empty grid, and two arms
-        that are one run.
+        In one sentence, for a file that cannot be read, unknown names, impossible values, and an empty grid.
     """
     try:
-        told = yaml.safe_load(file.read_text(encoding="utf-8"))
-        asked = SweepFile.from_mapping(told if isinstance(told, dict) else {"": told})
-    except (OSError, yaml.YAMLError) as problem:
-        raise InputError(f"{file} cannot be read as a sweep: {' '.join(str(problem).split())}") from problem
-    except InputError as problem:
-        raise InputError(f"{file}: {problem}") from problem
+        asked = SweepFile.from_mapping(from_yaml(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as problem:
+        raise InputError(f"{file} cannot be read as a sweep: {problem}") from problem
+    if "seed" in {**asked.fixed, **(given or {})}:
+        raise InputError(f"{file}: seed is not to be fixed; seeds says which there are.")
     if asked.notebook not in NOTEBOOKS:
         raise InputError(f"{file}: there is no notebook {asked.notebook!r}; choose one of {', '.join(NOTEBOOKS)}.")
     if asked.arms and asked.grid:
         raise InputError(f"{file} has arms and a grid; give one of them.")
     every = ParameterGrid(asked.grid) if asked.grid and all(asked.grid.values()) else ()
     arms = asked.arms or {", ".join(f"{name} {one[name]}" for name in asked.grid): one for one in every}
-    seeds = list(range(asked.seeds)) if isinstance(asked.seeds, int) else asked.seeds
+    seeds = range(asked.seeds) if isinstance(asked.seeds, int) else dict.fromkeys(asked.seeds)
     if not arms or not seeds:
         raise InputError(f"{file}: there is nothing to run, for {'seeds' if arms else 'arms or grid'} is empty.")
     if asked.external and not asked.open_test:
@@ -113,17 +118,12 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
         Planned(arm, seed, {**asked.fixed, **(given or {}), **(changes or {})}, asked.open_test, asked.external)
         for seed, (arm, changes) in product(seeds, arms.items())
     ]
-    same: dict[str, str] = {}
     for one in planned:
         try:
             NOTEBOOKS[asked.notebook].from_mapping({**one.given, "seed": one.seed})
-            what = one.parameters().resolved().model_dump_json()
             one.elsewhere()
         except InputError as problem:
             raise InputError(f"{file}, arm {one.arm!r}: {problem}") from problem
-        other = same.setdefault(what, one.arm)
-        if other != one.arm:
-            raise InputError(f"{file}: the arms {other!r} and {one.arm!r} are one and the same run.")
     return planned
 
 
@@ -237,6 +237,10 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     """
     planned, table = read(file, given), file.with_suffix(".csv")
     done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=FIRST)
+    if not {*FIRST} <= {*done}:
+        raise InputError(
+            f"{table} is no table of a sweep, but would be replaced by it; move it, or rename {file.name}."
+        )
     ids = _ids(planned)
     asked = ["test_auc"] * planned[0].open_test + ["external_auc"] * bool(planned[0].external)
     finished = (done["status"] == "done") & done.reindex(columns=asked).notna().all(axis=1)
@@ -262,8 +266,11 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
 
 
 def _ids(planned: list[Planned]) -> list[str]:
-    """The id of every run, by the content of its data; refuses an arm that needs lung masks which its data lack."""
-    ids: list[str] = []
+    """The id of every run, by the content of its data, each as it will be read.
+
+    Refuses two arms that are one run, an arm that needs lung masks which its data lack, and images that are not there.
+    """
+    ids: dict[str, str] = {}
     views: dict[str, Dataset] = {}
     for one in planned:
         p = one.parameters().resolved()
@@ -271,8 +278,14 @@ def _ids(planned: list[Planned]) -> list[str]:
         view = views[what] = views[what] if what in views else load_dataset(p, splits=FITTING)
         if p.swap == "outside_lungs":
             swaps.check_lungs(view.table["label"].to_numpy(), view.lungs)
-        ids.append(run_id(p, view))
-    return ids
+        other = ids.setdefault(run_id(p, view), one.arm)
+        if other != one.arm:
+            raise InputError(
+                f"The arms {other!r} and {one.arm!r} are one and the same run: they differ in nothing that counts."
+            )
+    if planned[0].external:
+        load_dataset(planned[0].elsewhere(), splits=("test",))
+    return list(ids)
 
 
 def _rows(todo: list[tuple[Planned, str]], jobs: int, scheduler: str) -> Iterator[dict[str, Any]]:
@@ -294,7 +307,11 @@ def _rows(todo: list[tuple[Planned, str]], jobs: int, scheduler: str) -> Iterato
             try:
                 yield future.result()
             except Exception as problem:  # a worker that died, or that lacks a module; the other runs go on
-                yield _told(*futures[future]) | {"status": "failed", "error": f"{type(problem).__name__}: {problem}"}
+                yield _told(*futures[future]) | {
+                    "seconds": np.nan,
+                    "status": "failed",
+                    "error": f"{type(problem).__name__}: {problem}",
+                }
 
 
 def _told(one: Planned, run: str) -> dict[str, Any]:
@@ -305,7 +322,7 @@ def _told(one: Planned, run: str) -> dict[str, Any]:
 
 def _in_its_own_process(one: Planned, run: str, jobs: int) -> dict[str, Any]:
     """The row of a run, done or failed, with its share of the cores; a crash takes down no other."""
-    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    threads = str(max(1, cpu_count() // jobs))
     limited = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), threads)
     begun = time.perf_counter()
     read_end, write_end = os.pipe()  # closed by the system when this process ends, however it ends

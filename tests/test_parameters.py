@@ -66,7 +66,7 @@ def refusal(cls, **values) -> str:
         ({"epohs": 3}, "There is no parameter 'epohs'; the nearest one is 'epochs'."),
         ({"recip": "large"}, "There is no parameter 'recip'; the nearest one is 'recipe'."),
         ({"learning-rate": 1}, "There is no parameter 'learning-rate'; the nearest one is 'learning_rate'."),
-        ({"outline": 1}, "There is no parameter 'outline'; the nearest one is 'rotation'."),
+        ({"outline": 1}, "There is no parameter 'outline'; notebooks/PARAMETERS.md lists them."),
         ({"padding": "ring"}, "padding is 'ring', but it must be one of 'same', 'reflect'."),
     ],
 )

@@ -132,7 +132,7 @@ def test_all_runs_are_one_table_and_two_arms_are_compared_seed_by_seed(tmp_path,
     both = runs.tidy(tmp_path, [tmp_path / "study.csv"]).set_index("run")
     assert both.loc["b0", "arm"] == "swapped" and both.loc["b0", "val_R border"] == 0.3
     assert both.loc["lost", "status"] == "failed" and not {"val_logits", "conflict_logits"} & {*both}
-    for asked, sentence in (("zzz", "There is no arm or run 'zzz'; there are crop 0.1"), ("n0", "n0")):
+    for asked, sentence in (("zzz", "There is no finished arm or run 'zzz'; there are crop 0.1"), ("n0", "n0")):
         assert main(["diff", "b1", asked, "--runs", str(tmp_path)]) == 2
         assert sentence in capsys.readouterr().err
     with pytest.raises(InputError, match="There is no finished run in"):

@@ -73,7 +73,8 @@ def test_a_grid_is_all_its_combinations(tmp_path):
         ({"grid": {"crop": []}, "arms": {}}, "there is nothing to run, for arms or grid is empty"),
         ({"arms": {"one": {"swop": "border"}}}, "arm 'one': There is no parameter 'swop'; the nearest one is 'swap'"),
         ({"arms": {"one": {"crop": 0.7}}}, "arm 'one': crop is 0.7, but it must be a number"),
-        ({"arms": {"one": {}, "two": {"crop": 0.0}}}, "the arms 'one' and 'two' are one and the same run"),
+        ({"fixed": {"seed": 3}}, "seed is not to be fixed; seeds says which there are"),
+        ({"seeds": 10**12}, "seeds is 1000000000000, but it must be a number of seeds"),
         ({"arms": {"one": {"consistency": 1.0}}}, "say what is swapped"),
         ({"external": {"dta": "x"}, "open_test": True}, "There is no parameter 'dta'; the nearest one is 'data'"),
         ({"external": "elsewhere"}, "external is 'elsewhere', but it must be parameters that images from elsewhere"),
@@ -91,11 +92,11 @@ def test_the_study_of_the_repository_can_be_run(file):
     assert len({(one.arm, one.seed) for one in planned}) == len(planned) >= 18
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "a: [", ""])
+@pytest.mark.parametrize("text", [b"[1, 2]", b"a: [", b"{1: 2}", b"", b"\xff\xfe"])
 def test_a_file_that_is_no_sweep_is_refused(tmp_path, text):
     file = tmp_path / "study.yaml"
-    file.write_text(text)
-    with pytest.raises(InputError, match="sweep"):
+    file.write_bytes(text)
+    with pytest.raises(InputError, match="cannot be read as a sweep|there is nothing to run"):
         read(file)
     with pytest.raises(InputError, match="cannot be read as a sweep"):
         read(tmp_path / "none.yaml")
@@ -116,6 +117,31 @@ def faked(monkeypatch, failing=()):
     monkeypatch.setattr(module, "load_dataset", lambda p, splits: SimpleNamespace(table=LABELS, lungs=None))
     monkeypatch.setattr(module, "run_id", lambda p, data: p.model_dump_json())
     return ran
+
+
+def test_numbers_are_read_as_python_writes_them(tmp_path):
+    file = tmp_path / "study.yaml"
+    file.write_text("arms: {one: {learning_rate: 1e-3, weight_decay: 2.5E-4}}")
+    assert [one.given for one in read(file)] == [{"learning_rate": 0.001, "weight_decay": 0.00025}]
+
+
+def test_two_arms_that_are_one_run_are_refused_before_anything_starts(tmp_path, monkeypatch):
+    file = written(tmp_path, arms={"one": {"patience": 3}, "two": {"patience": 9}}, seeds=1)
+    ran = faked(monkeypatch)
+    sweep(file)  # here ids tell every parameter
+    monkeypatch.setattr(module, "run_id", lambda p, data: p.model_dump_json(exclude={"patience"}))
+    with pytest.raises(InputError, match="The arms 'one' and 'two' are one and the same run"):
+        sweep(file)
+    assert len(ran) == 2
+
+
+def test_a_table_that_is_no_sweep_is_not_replaced(tmp_path, monkeypatch):
+    file = written(tmp_path)
+    file.with_suffix(".csv").write_text("path,label\na.png,1\n")
+    faked(monkeypatch)
+    with pytest.raises(InputError, match="is no table of a sweep"):
+        sweep(file)
+    assert file.with_suffix(".csv").read_text() == "path,label\na.png,1\n"
 
 
 def test_a_failure_is_recorded_stops_nothing_and_is_tried_again(tmp_path, monkeypatch, capsys):

@@ -376,16 +376,16 @@ def test_a_value_without_an_interval_is_not_shown_and_no_value_is_not_available(
     ("pattern", "planted", "sentence"),
     [
         ("yyyyyn", True, "cropping the border can help"),
-        ("yyyyyy", True, "cropping the border leaves that"),
-        ("nnnny", True, "a crop of this border leaves it"),  # nothing is used there
-        ("yynyyy", True, "cropping the border leaves that"),  # the neighbourhood tells it as well
+        ("yyyyyy", True, "cropping the border would not remove that"),
+        ("nnnny", True, "cropping this border would not remove it"),  # nothing is used there
+        ("yynyyy", True, "cropping the border would not remove that"),  # the neighbourhood tells it as well
         ("yyyyyo", True, "is not decided"),
         ("yyoyy", True, "is not decided"),
         ("yooyy", True, "is not shown, and not excluded"),
-        ("yyyyy", False, "gets a border from the other class"),
+        ("yyyyy", False, "gets a border of the other class"),
         ("yyyyn", True, "less AUC is lost than counts"),
-        ("yyyyo", True, "goes with the wrong class is not shown"),
-        ("yyyyo", False, "where the border goes with the wrong class is not shown"),
+        ("yyyyo", True, "is of the wrong class is not shown"),
+        ("yyyyo", False, "where the border is of the wrong class is not shown"),
         ("yyyy-", True, "not available"),
     ],
 )

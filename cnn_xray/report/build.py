@@ -386,7 +386,7 @@ def suffix(plans: Sequence[Plan], usual: Mapping[str, Any]) -> str:
 
 
 def chosen_notebooks(only: Sequence[str], data: str = PHANTOM) -> list[Path]:
-    """The project's numbered notebooks in order, and its appendices where the data are no phantom.
+    """The project's numbered notebooks in order; its appendices are about its own data, and have to be asked for.
 
     06_reduce reads recorded sweeps, and is left out where there are none of these data.
 
@@ -416,7 +416,7 @@ def chosen_notebooks(only: Sequence[str], data: str = PHANTOM) -> list[Path]:
     study = (pd.read_csv(file, usecols=["data"])["data"] for file in resolve(STUDY).glob("*.csv"))
     if not any((names == default_name(data)).any() for names in study):
         every = [path for path in every if path.stem != "06_reduce"]
-    return [path for path in every if path in numbered] if data == PHANTOM else every
+    return [path for path in every if path in numbered]
 
 
 def _executed(todo: Plan, title: str, terminal: TextIO, failed: Path) -> Chapter:

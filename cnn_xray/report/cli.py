@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import traceback
@@ -11,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from cnn_xray import InputError, __version__
+from cnn_xray.parameters import PHANTOM, from_yaml
 
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
 
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's kill tidies up like Ctrl-C
     try:
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read this has enough, as head has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except InputError as error:
         print(error, file=sys.stderr)
         return BAD_INPUT
@@ -65,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         parents=[common, dry],
         help="execute the notebooks and render a report",
         description="Execute the notebooks in order and render them into OUT/NAME: HTML pages that open offline, the "
-        "executed notebooks, index.html and runs.csv. The appendices follow on data that are no phantom. Each network "
+        "executed notebooks, index.html and runs.csv. Each network "
         "is trained once, for a first look; with --full as often as the committed reports have it.",
     )
     report.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
@@ -161,9 +164,9 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
     told: dict[str, Any] = {}
     try:
         for text in ([Path(options.told).read_text(encoding="utf-8")] if options.told else []) + [options.yaml]:
-            told |= yaml.safe_load(text) or {}
-    except (OSError, TypeError, ValueError, yaml.YAMLError) as problem:
-        raise InputError(f"-f and -y take YAML of names and values: {' '.join(str(problem).split())}") from problem
+            told |= from_yaml(text)
+    except (OSError, ValueError) as problem:
+        raise InputError(f"-f and -y take YAML of names and values: {problem}") from problem
     return told | {name: parse_value(value) for name, value in options.given}
 
 
@@ -173,7 +176,7 @@ def _report(options: argparse.Namespace) -> None:
     given = _given(options) | ({"rerun": True} if options.rerun else {})
     if options.data is not None:
         given["data"] = options.data
-    only = [part for part in options.notebooks.split(",") if part]
+    only = options.notebooks.split(",") if options.notebooks else []
     options.out = options.out or Path("reports") / ("" if options.full else "quick")
     if options.dry_run:
         usual = {} if options.full else QUICK
@@ -183,7 +186,12 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _tell(plans: Any) -> None:
-    """A line a notebook, with the parameters given to it."""
+    """A line a notebook, with the parameters given to it; the data's table is read, no image."""
+    from cnn_xray.data import read_manifest
+    from cnn_xray.storage import resolve
+
+    for data in {one.parameters.data for one in plans} - {PHANTOM}:
+        read_manifest(resolve(data))
     for one in plans:
         print(one.name, *(f"{name}={value!r}" for name, value in one.given.items()))
 
@@ -215,7 +223,7 @@ def _verdict(options: argparse.Namespace) -> None:
     from cnn_xray.parameters import ShortcutParameters
     from cnn_xray.runs import run_of
 
-    p = ShortcutParameters.from_mapping(_given(options) | ({"data": options.data} if options.data else {}))
+    p = ShortcutParameters.from_mapping(_given(options) | ({} if options.data is None else {"data": options.data}))
     data = load_dataset(p)
     verdict.check_test_split(p, data)
     run = run_of(p, data)
@@ -249,7 +257,7 @@ def _diff(options: argparse.Namespace) -> None:
     from cnn_xray.runs import difference, tidy
 
     told, metrics = difference(tidy(options.runs, options.sweep), options.first, options.second)
-    print("\n".join([*told, "", metrics.to_string(float_format="{:.4g}".format)]))
+    print("\n".join([*(told or ["No parameter differs."]), "", metrics.to_string(float_format="{:.4g}".format)]))
 
 
 def _tell_failure(error: Exception, options: argparse.Namespace) -> None:
@@ -259,7 +267,10 @@ def _tell_failure(error: Exception, options: argparse.Namespace) -> None:
     details = getattr(error, "details", "")  # of a `NotebookError`
     sentence = str(error) if details else f"{type(error).__name__}: {error}"
     details = details or traceback.format_exc()
-    beside = {_report: lambda: options.out / "failure.log", _run: lambda: options.out.with_suffix(".log")}
+    beside = {
+        _report: lambda: options.out / "failure.log",
+        _run: lambda: (options.out or Path("run")).with_suffix(".log"),
+    }
     log = beside.get(options.command, lambda: Path("failure.log"))()
     try:
         with atomic_write(log) as handle:

@@ -248,14 +248,15 @@ def test_notebooks_are_picked_by_how_their_names_begin(project, monkeypatch):
         build.chosen_notebooks(["01", "07"])
 
 
-def test_appendices_follow_on_data_that_are_no_phantom_or_where_they_are_asked_for(tmp_path, monkeypatch):
+def test_appendices_follow_where_they_are_asked_for(tmp_path, monkeypatch):
     numbered, appendix = ["01_data_audit", "02_train"], "appendix_recipe_selection"
     for name in (appendix, *numbered):
         write(tmp_path / "notebooks" / f"{name}.ipynb")
     monkeypatch.chdir(tmp_path)
     for only, data, expected in (
         ([], "phantom", numbered),
-        ([], "images", [*numbered, appendix]),
+        ([], "images", numbered),
+        (["0", "appendix"], "images", [*numbered, appendix]),
         (["02"], "images", ["02_train"]),
         (["appendix"], "phantom", [appendix]),
     ):

@@ -130,7 +130,7 @@ def test_report_gives_each_notebook_the_parameters_it_knows(project, capsys):
 def test_a_quick_report_trains_each_network_once_and_replaces_no_whole_one(project, capsys):
     for asked, place, seeds, told in (
         ([], "reports/quick/phantom", 1, "A quick report"),
-        (["--full"], "reports/phantom", 6, "Networks are trained as often as"),
+        (["--full"], "reports/phantom", 6, "A full report"),
         (["-p", "n_seeds", "2"], "reports/quick/phantom-n_seeds2", 2, "A quick report"),
     ):
         write(project / "notebooks" / "02_train.ipynb", "print('seeds', p.n_seeds)")
