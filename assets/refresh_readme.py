@@ -138,7 +138,7 @@ def outputs(report: str, notebook: str) -> list[dict[str, Any]]:
 
 def verdicts(report: str) -> list[str]:
     """A line a data set: what notebook 05 says of the border before and after cropping."""
-    begins = "Verdict before and after cropping, "
+    begins = "Before and after cropping, "
     told = (data[HEADLINE] for data in outputs(report, "05_before_after_cropping") if HEADLINE in data)
     found = ((one["label"].removeprefix(begins), one) for one in told if one["label"].startswith(begins))
     where = "" if report == "kermany" else f"{report}, "

@@ -227,7 +227,13 @@ def figures_of_network(
         `asked_region`.
     explainer
         Images (N, S, S) uint8 → evidence; without it *Displayed* is missing.
+
+    Raises
+    ------
+    InputError
+        For a classifier that does not give one finite logit an image.
     """
+    _check_logits(score(data.pixels[data.rows("test")]), len(data.rows("test")))
     swapped, relied = swap(score, p, data, region)
     found: dict[str, Estimate] = {"Used": relied["R"]}
     if explainer is not None:
@@ -238,6 +244,15 @@ def figures_of_network(
     test, conflicting = (data.table.iloc[rows].assign(logit=score(data.pixels[rows])) for rows in sets)
     lost = auc_difference(test, conflicting, p.seed)
     return found | {"Harmful": lost, "Harmful elsewhere": _harmful_elsewhere(score, p, data)}
+
+
+def _check_logits(given: np.ndarray, images: int) -> None:
+    """Refuse what is no logit an image: a verdict of it would look like one."""
+    needed = "the tests need one logit an image, shape (N,), higher for PNEUMONIA"
+    if np.shape(given) != (images,):
+        raise InputError(f"The classifier gave an array of shape {np.shape(given)} for {images} images; {needed}.")
+    if not np.isfinite(given).all():
+        raise InputError(f"The classifier gave {np.sum(~np.isfinite(given))} values that are no numbers; {needed}.")
 
 
 def _harmful_elsewhere(score: Score, p: ProbeParameters, data: Dataset) -> Estimate:

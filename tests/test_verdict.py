@@ -108,6 +108,19 @@ def test_any_classifier_can_be_asked_and_without_its_maps_displayed_is_missing(t
     assert judge(figures).table.loc["Displayed", "answer"] == verdict.MISSING
 
 
+@pytest.mark.parametrize(
+    ("classifier", "said"),
+    [
+        (lambda images: images.mean(axis=(1, 2))[:, None], r"an array of shape \(24, 1\) for 24 images"),
+        (lambda images: np.full(len(images), np.nan), "24 values that are no numbers"),
+    ],
+)
+def test_what_is_no_logit_an_image_is_refused(tiny, classifier, said):
+    p, data = tiny
+    with pytest.raises(InputError, match=f"The classifier gave {said}"):
+        verdict.figures_of_network(classifier, p, data, "border")
+
+
 def test_harm_is_asked_of_the_planted_conflict_set_and_else_of_one_made_by_swapping(tiny):
     p, data = tiny
     corner = data.artifacts[data.rows("train")].any(axis=0)  # where markers are: a classifier that reads them alone
