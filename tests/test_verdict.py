@@ -111,8 +111,8 @@ def test_any_classifier_can_be_asked_and_without_its_maps_displayed_is_missing(t
 @pytest.mark.parametrize(
     ("classifier", "said"),
     [
-        (lambda images: images.mean(axis=(1, 2))[:, None], r"an array of shape \(24, 1\) for 24 images"),
-        (lambda images: np.full(len(images), np.nan), "24 values that are no numbers"),
+        (lambda images: images.mean(axis=(1, 2))[:, None], r"an array of shape \(40, 1\) for 40 images"),
+        (lambda images: np.full(len(images), np.nan), "40 values that are no numbers"),
     ],
 )
 def test_what_is_no_logit_an_image_is_refused(tiny, classifier, said):
