@@ -37,8 +37,9 @@ ENDINGS = (".jpeg", ".jpg", ".png")
 PATIENT = r"/(person\d+_(?:bacteria|virus)(?=_\d)|(?:NORMAL2-)?IM-\d+(?=-\d))"
 SOURCE = (
     "Images: Kermany, Zhang and Goldbaum, Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for "
-    "Classification, Mendeley Data v2, doi 10.17632/rscbjbr9sj.2, CC BY 4.0. Lung masks, where shown: v7labs, COVID-19 "
-    "X-ray dataset, CC BY 4.0."
+    "Classification, Mendeley Data v2, doi 10.17632/rscbjbr9sj.2, CC BY 4.0: children of one to five years from one "
+    "hospital in Guangzhou, anterior-posterior; labels are physicians' readings. Lung masks, where shown: v7labs, "
+    "COVID-19 X-ray dataset, CC BY 4.0."
 )
 
 

@@ -42,7 +42,11 @@ class Question:
 # is what an artifact leaves that moves a tenth of the class difference and goes with the label at ρ = 0.5. What tells
 # less than 0.01 nats settles less than a seventieth of even labels; two looks at one blur add up to that.
 QUESTIONS = (
-    Question("Available", "nats of the label that the border alone gives away; 0: nothing, 0.69: all", 0.01),
+    Question(
+        "Available",
+        "nats of the label that the border alone gives away; 0: nothing, 0.69: all, if classes are even",
+        0.01,
+    ),
     Question("Used", "R: share of the way from normal to pneumonia by which swapping the border moves the score", 0.05),
     Question("The border's own", "nats that the border gives away beyond what lies between it and the lungs", 0.01),
     Question("Displayed", "how much hotter a border of the image's own class is; 1: twice as hot, 2: four times", 0.0),
