@@ -33,10 +33,10 @@ ARMS: dict[str, dict[str, Any]] = {  # name of a network: what makes it differ f
     "inside": {"artifact_location": "inside"},
     "inside, cropped": {"artifact_location": "inside", "crop": 0.125},
     "swapped": {"swap": "border", "swap_share": 0.9},
-    "penalised": {"artifact_location": "inside", "evidence_penalty": 1.0},
+    "penalised": {"artifact_location": "inside", "evidence_penalty": 0.3},
     "outline": {"keep": "lung_outline"},
     "other start": {"repeat": 1},
-    "border probe": {"keep": "border"},
+    "border probe": {"keep": "border", "epochs": 3},
 }
 RHOS = (0.0, 0.5, 0.8, 0.95)
 GRIDS = (7, 14, 28)  # cells a side
@@ -155,7 +155,7 @@ class Lesson:
         self._guesses[number] = str(choice).strip().upper()
 
     def predicted(self, number: int) -> str:
-        """A sentence that says what was guessed.
+        """A sentence that says what was guessed; empty where nothing was.
 
         Parameters
         ----------
@@ -163,7 +163,7 @@ class Lesson:
             Of the guess.
         """
         guess = self._guesses.get(number)
-        return f"Your guess was {guess}." if guess else "You made no guess."
+        return f"Your guess was {guess}." if guess else ""
 
     def nulls(self) -> list[Network]:
         """The border's probe trained on permuted labels, `DRAWS` times."""
@@ -196,7 +196,7 @@ class Lesson:
         return [partial(self.check, number) for number in numbers]
 
     def check(self, number: int, answer: Any) -> str:
-        """``Right: …`` or ``Not yet: …`` with a hint; never an exception, whatever the answer is.
+        """``Right …`` or ``Not yet …`` with a hint; never an exception, whatever the answer is.
 
         Parameters
         ----------
@@ -207,15 +207,14 @@ class Lesson:
         """
         exercise = EXERCISES[number]
         given, truth = _numbers(answer), self.truth(number)
-        if given is None:
+        if given is None or len(given) != len(truth):
             return f"Not yet: the answer is {exercise.asked}."
-        if len(given) != len(truth):
-            return f"Not yet: {len(truth)} number(s) are asked for, {len(given)} given. The answer is {exercise.asked}."
-        off = [i + 1 for i, (a, b) in enumerate(zip(given, truth, strict=True)) if not abs(a - b) <= exercise.within]
-        if off:
-            which = f"number {' and '.join(map(str, off))} of {len(truth)}" if len(truth) > 1 else "the number"
-            return f"Not yet ({which}): {exercise.hint}"
-        return f"Right: {exercise.moral}"
+        far = [
+            name for name, a, b in zip(exercise.numbers, given, truth, strict=True) if not abs(a - b) <= exercise.within
+        ]
+        if far:
+            return f"Not yet ({'; '.join(far)}): {exercise.hint}"
+        return f"Right ({', '.join(f'{one:.2f}' for one in given)}): {exercise.moral}"
 
     def truth(self, number: int) -> list[float]:
         """What a check compares with, computed on this lesson's own networks.
@@ -246,13 +245,24 @@ def _numbers(answer: Any) -> list[float] | None:
 
 @dataclass(frozen=True)
 class Exercise:
-    """``asked`` in words; ``truth`` of a lesson, as many numbers; ``within`` which an answer is right; texts."""
+    """An exercise: ``numbers``, the names of what is asked for; ``truth``, as many values, of a lesson.
 
-    asked: str
+    ``within``: how far an answer may lie off. ``hint``, ``moral``: what a check says. ``finding``: what a class is to
+    see, in words, and ``holds``, whether it does, from the values: benchmarks/lesson.py tries it on several seeds.
+    """
+
+    numbers: tuple[str, ...]
     truth: Callable[[Lesson], Any]
     within: float
     hint: str
     moral: str
+    finding: str
+    holds: Callable[..., bool]
+
+    @property
+    def asked(self) -> str:
+        """What is asked for, in words."""
+        return f"{len(self.numbers)} number{'s' * (len(self.numbers) > 1)}: {'; '.join(self.numbers)}"
 
 
 def constant_fraction(network: Network) -> float:
@@ -348,100 +358,138 @@ def _oracle(lesson: Lesson) -> np.ndarray:
     return oracle_auc(d_prime(lesson.network("honest").auc("clean")), np.array(RHOS), -1)
 
 
-def _nulls_in_figures(lesson: Lesson) -> tuple[int, float]:
+def _significant(lesson: Lesson) -> tuple[int, float]:
     nulls, share = null_probes(lesson)
     return sum(one.p < 0.05 for one in nulls), share
 
 
-def _penalty(lesson: Lesson) -> list[float]:
-    plain, other = lesson.network("inside"), lesson.network("penalised")
-    return [other.enrichment - plain.enrichment, other.auc("conflict") - plain.auc("conflict")]
+def _gained(lesson: Lesson, figure: Callable[[Network], float], after: str, before: str) -> float:
+    return figure(lesson.network(after)) - figure(lesson.network(before))
+
+
+def _conflict_auc(network: Network) -> float:
+    return network.auc("conflict")
 
 
 EXERCISES: dict[int, Exercise] = {
     1: Exercise(
-        "one number, an AUC on the test table",
+        ("AUC of size alone on the test table",),
         lambda lesson: [audit.size_only_probe(*lesson.sizes()).auc.value],
         0.02,
         "fit a logistic regression on the logarithms of width, height, width / height and width × height of the first "
         "table, and rank the rows of the second by its probability.",
         "no pixel was read, and the classes come apart.",
+        "above 0.75",
+        lambda auc: auc > 0.75,
     ),
     2: Exercise(
-        "four numbers: even heat on 7 × 7, 14 × 14 and 28 × 28 cells, and the grey image",
+        (*(f"even heat in the outermost of {n} × {n} cells" for n in GRIDS), "grey image, border of an eighth"),
         _uniform_and_grey,
         0.01,
         "count the outermost cells of the grid and divide by all cells. For the grey image, take |evidence| and a "
         "border of an eighth of the side, which cuts through cells: border_cells gives the share of each.",
-        "the same sentence, half of the heat in the border, means nothing on a coarse map and something on a fine one.",
+        "half of the heat in the outermost cells says nothing on a coarse map, and much on a fine one. And no network "
+        "spreads its heat evenly when it has nothing to see.",
+        "the grey image lies below even heat in a border of an eighth, 0.44",
+        lambda *fractions: fractions[3] < 0.4,
     ),
     3: Exercise(
-        "four numbers, the ideal reader's AUC on the conflict set at ρ 0, 0.5, 0.8 and 0.95",
+        tuple(f"the ideal reader's AUC on the conflict set, ρ {rho:g}" for rho in RHOS),
         _oracle,
         0.02,
         "the reader sees the disease as well as the honest network does on clean images (d_prime), learned ρ, and is "
         "tested where the artifact is on the wrong class: ρ_test is −1.",
-        "whoever learns from these images what they hold is bound to fail there: no better network would be safe.",
+        "whoever learns from these images all that they hold falls with ρ. A better network would not be safer.",
+        "above 0.8 at ρ = 0, below 0.5 at ρ = 0.95",
+        lambda *aucs: aucs[0] > 0.8 and aucs[3] < 0.5,
     ),
     4: Exercise(
-        "two numbers: AUC gained on the conflict set by cropping, border artifact first, then inside",
+        ("AUC that cropping gains on the conflict set, text at the border", "the same, text inside"),
         lambda lesson: [crop_gain(lesson, arm).value for arm in ("shortcut", "inside")],
         0.02,
         "after less before, both on the conflict set; on the test set there is hardly anything to gain.",
         "a crop fixes what it removes, and nothing else.",
+        "much at the border, hardly anything inside",
+        lambda border, inside: border > 0.4 and abs(inside) < 0.15,
     ),
     5: Exercise(
-        "one number, the lower end of an interval",
+        ("lower end of the 95 % interval of a figure that could have come out otherwise",),
         lambda lesson: [crop_gain(lesson, "shortcut").low],
-        0.05,
+        0.03,
         "what could have come out otherwise? Not the heat in the border, for there are no pixels. Take the AUC gained "
         "on the conflict set, patients drawn anew: metrics.auc_difference.",
-        "the interval lies above nothing, and it could have come out otherwise. That is evidence.",
+        "the whole interval lies above 0, and it could have come out otherwise. That is evidence.",
+        "above 0.2",
+        lambda low: low > 0.2,
     ),
     6: Exercise(
-        "two numbers, of the honest network: how far a swap moves its logit without control, and R",
+        ("how far a swap moves the honest network, without control", "R, with it"),
         lambda lesson: moved_and_reliance(lesson.network("honest")),
         0.02,
         "the first is the mean |change| over pairs with a donor of the other class, over the difference of the class "
         "means of the logit. R takes off what a donor of the same class does: interventions.reliance.",
-        "the surgery alone moves a network that was taught nothing by the border. The control takes that off.",
+        "another border moves even a network that never had a reason to ask it. The control takes that off.",
+        "moved a good way, and R near 0",
+        lambda moved, reliance: moved > 0.2 and abs(reliance) < 0.15,
     ),
     7: Exercise(
-        "two numbers: agreement of the maps with random weights, and with another training",
+        ("agreement of the maps with all weights random", "with another training"),
         map_agreement,
         0.05,
         "cam.parameter_randomisation, last row, column signed; and the mean over images of cam.rank_agreement.",
-        "a map is one network's. Another training of the same recipe draws another.",
+        "random weights leave nothing of the map. Another training of the same recipe leaves a good part, not all.",
+        "near 0 with random weights; with another training in between 0 and 0.9",
+        lambda random, other: abs(random) < 0.3 and random < other < 0.9,
     ),
     8: Exercise(
-        "two numbers: sensitivity on the test set and on the conflict set, at one threshold",
+        ("sensitivity on the test set", "on the conflict set, at the same threshold"),
         lambda lesson: sensitivities(lesson.network("shortcut")),
         0.02,
         "choose the threshold on validation images with metrics.sensitivity_threshold, then leave it: count the "
         "pneumonia images whose probability reaches it.",
         "the promise of the threshold holds where the artifact goes with the class, and nowhere else.",
+        "falls by more than 0.3",
+        lambda test, conflict: test - conflict > 0.3,
     ),
     9: Exercise(
-        "two numbers: how many null probes have p < .05 against 0.5, and the share of all as far off 0.5 as the probe",
-        _nulls_in_figures,
+        (f"null probes of {DRAWS} with p < .05 against 0.5", "share of all as far off 0.5 as the border's probe"),
+        _significant,
         0.001,
         "metrics.auc_with_interval has p against 0.5. The probe counts among its nulls: (1 + those as far off) / "
         "(1 + nulls).",
         "0.5 is what a coin gets. A network that learned nothing still sorts images by something.",
+        "two or more, and none as far off as the probe",
+        lambda significant, share: significant >= 2 and share < 1.5 / (DRAWS + 1),
     ),
     10: Exercise(
-        "two numbers: R of the shortcut, and of the network trained with swaps",
+        ("R of the border, shortcut", "R of the border, trained with swaps"),
         lambda lesson: [lesson.network(arm).swapped()[1]["R"].value for arm in ("shortcut", "swapped")],
         0.02,
         "R is that of the border, on each network's own test images: Network.swapped()[1]['R'].",
-        "what a donor drawn by a coin puts there tells nothing, so the network stops asking.",
+        "what a donor drawn by a coin puts there tells nothing, so the network hardly asks it.",
+        "falls to less than half",
+        lambda before, after: before > 0.3 and after < before / 2,
     ),
     11: Exercise(
-        "two numbers, penalised less inside: lung enrichment, and AUC on the conflict set",
-        _penalty,
+        ("lung enrichment that the penalty adds", "AUC that it adds on the conflict set"),
+        lambda lesson: [
+            _gained(lesson, figure, "penalised", "inside") for figure in (lambda one: one.enrichment, _conflict_auc)
+        ],
         0.05,
-        "enrichment is the row `image` of Network.heat; the AUC is on the conflict set.",
+        "penalised less inside, both times: Network.enrichment, and the AUC on the conflict set.",
         "the picture was trained to please. The decision was not touched.",
+        "the picture gains, the decision hardly",
+        lambda picture, decision: picture > 0.5 and abs(decision) < 0.1,
+    ),
+    12: Exercise(
+        ("lung enrichment of the network that saw outlines alone", "its AUC on clean images"),
+        lambda lesson: [lesson.network("outline").enrichment, lesson.network("outline").auc("clean")],
+        0.05,
+        "heat is cam.explained_heat(maps, cam.explained_sign(logits, 'predicted')); lungs on the grid of the map are "
+        "geometry.area_mean(masks, shape); attention.enrichment has one value an image.",
+        "it never saw into a lung and cannot tell the classes, and its heat is in the lungs.",
+        "above 1, and the AUC near 0.5",
+        lambda enriched, auc: enriched > 1.05 and abs(auc - 0.5) < 0.15,
     ),
 }
 
@@ -472,6 +520,8 @@ def student_version(notebook: Any) -> Any:
             if not number:
                 raise InputError(f"A solution assigns no answer_<number>: {cell.source.splitlines()[0]} …")
             asked = EXERCISES[int(number[1])].asked
-            cell.source = f"# Your code. The answer is {asked}.\nanswer_{number[1]} = None"
+            cell.source = (
+                f"# The answer is {asked}.\nanswer_{number[1]} = None\nsay(check_{number[1]}(answer_{number[1]}))"
+            )
             cell.metadata["tags"] = [STUDENT if tag == SOLUTION else tag for tag in cell.metadata["tags"]]
     return made
