@@ -548,6 +548,11 @@ class LessonParameters(TrainParameters):
 
     shown: ClassVar = "data seed runs".split()
 
+    @property
+    def networks(self) -> int:
+        """How many networks a notebook adds: eighteen in three, which share them."""
+        return 6
+
     @model_validator(mode="before")
     @classmethod
     def _small(cls, values: Any) -> Any:

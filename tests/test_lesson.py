@@ -103,6 +103,22 @@ def test_the_command_writes_students_notebooks_and_leaves_the_teachers(tmp_path,
     assert "teacher's notebooks" in capsys.readouterr().err
 
 
+# ---- the pages
+
+
+@notebooks
+def test_the_committed_page_is_of_this_notebook_and_needs_no_network(path):
+    folder = ROOT / "reports" / "class"
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    assert [cell.source for cell in nbformat.read(folder / path.name, as_version=4).cells] == sources
+    page = (folder / path.with_suffix(".html").name).read_text(encoding="utf-8")
+    assert len(page.encode()) < 2_000_000
+    assert not re.search(r'<(script|link|img|iframe)[^>]*(src|href)="(?!data:|#)', page)
+    reveals = [cell for cell in nbformat.read(path, as_version=4).cells if "reveal" in cell.metadata.get("tags", [])]
+    assert page.count('<details class="more reveal">') == len(reveals)
+    assert page.count("data-slide") > 5 and "Right (" in page and "Not yet" not in page
+
+
 # ---- checks
 
 
