@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -101,6 +102,18 @@ def test_the_command_writes_students_notebooks_and_leaves_the_teachers(tmp_path,
     assert before == [path.read_bytes() for path in TEACHER]
     assert cli.main(["lesson", "--out", str(TEACHER[0].parent)]) == cli.BAD_INPUT
     assert "teacher's notebooks" in capsys.readouterr().err
+
+
+# ---- the guide
+
+
+def test_the_guide_has_the_benchmarks_figures_of_three_seeds_or_more():
+    spec = importlib.util.spec_from_file_location("lesson_benchmark", ROOT / "benchmarks" / "lesson.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    table = pd.read_csv(benchmark.TABLE)
+    assert f"{benchmark.BEGIN}\n{benchmark.expected(table)}\n{benchmark.END}" in benchmark.GUIDE.read_text()
+    assert table["seed"].nunique() >= 3 and set(table["exercise"]) == {0, *EXERCISES} and table["holds"].all()
 
 
 # ---- the pages
