@@ -189,18 +189,17 @@ def lesson(tmp_path_factory):
 def wrong(lesson: Lesson, number: int) -> list:
     """Two plausible wrong answers to an exercise."""
     truth, clean = lesson.truth(number), d_prime(lesson.network("honest").auc("clean"))
-    half = [0.5] * len(truth)
-    backwards = truth[::-1]
+    first, last = truth[0], truth[-1]
     other = {
         1: [0.6],
         2: [*truth[:3], 1 - 0.75**2],
         3: [float(oracle_auc(clean, rho, rho)) for rho in RHOS],
         5: [0.0],
-        6: [truth[0], truth[0]],
-        9: [0, truth[1]],
-        12: [1.0, truth[1]],
+        6: [first, first],
+        9: [0, last],
+        12: [1.0, last],
     }
-    return [half, other.get(number, backwards)]
+    return [[0.5] * len(truth), other.get(number, truth[::-1])]
 
 
 @pytest.mark.slow
