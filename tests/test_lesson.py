@@ -235,7 +235,7 @@ def executed(tmp_path_factory):
 
     def both(teacher: Path):
         student = place / "student" / teacher.name
-        return execute(teacher, place / teacher.name), execute(student, student.with_stem("executed"))
+        return execute(teacher, place / teacher.name), execute(student, student.with_stem(f"{teacher.stem}-executed"))
 
     with ThreadPoolExecutor(2) as pool:
         yield dict(zip([path.stem for path in TEACHER], pool.map(both, TEACHER), strict=True))
