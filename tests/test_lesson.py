@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -27,7 +28,7 @@ from cnn_xray.statistics import Estimate
 
 ROOT = Path(__file__).parents[1]
 TEACHER = sorted((ROOT / "notebooks" / "class").glob("*.ipynb"))
-TINY = {"phantom_images": 80, "image_size": 32, "width": 4, "epochs": 1}
+TINY = {"phantom_images": 80, "image_size": 32, "width": 4, "epochs": 4, "phantom_signal": 2.0}
 NO_ANSWER = [None, "", "about a half", np.nan, [], {}, object(), [None], [[1, 2], [3]], np.zeros((2, 2)), 1 + 2j]
 notebooks = pytest.mark.parametrize("path", TEACHER, ids=lambda path: path.stem)
 
@@ -155,6 +156,14 @@ def test_a_check_answers_whatever_it_is_given_in_a_sentence(number):
     told = check(off)
     assert told.startswith(f"Not yet ({EXERCISES[number].numbers[0]}): {EXERCISES[number].hint}")
     assert not any(f"{one:.2f}" in told for one in truth)
+
+
+def test_a_check_says_so_where_the_networks_leave_no_answer(monkeypatch):
+    def undefined(_):
+        raise InputError("The oracle needs d > 0.")
+
+    monkeypatch.setitem(EXERCISES, 3, replace(EXERCISES[3], truth=undefined))
+    assert Known({}).check(3, [0.5] * 4) == "Not yet: The oracle needs d > 0."
 
 
 def test_even_heat_by_hand():

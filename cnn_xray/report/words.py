@@ -170,10 +170,20 @@ def turn(draw: Callable[..., Figure], alt: str, **choices: Sequence[Any]) -> Non
     with suppress(ImportError):  # the figures stand for themselves where ipywidgets is not installed
         import ipywidgets
 
-        sliders = {key: ipywidgets.SelectionSlider(options=list(each)) for key, each in choices.items()}
-        turned = ipywidgets.interactive(lambda **chosen: show(draw(**chosen), alt), **sliders)
-        turned.update()
-        bundle[WIDGET] = turned._repr_mimebundle_()[WIDGET]
+        look = {"continuous_update": False}
+        sliders = {
+            key: ipywidgets.SelectionSlider(options=each, description=key, **look) for key, each in choices.items()
+        }
+        picture = ipywidgets.Image(format="png")  # an Output widget would hang some front ends
+
+        def turned(_: Any = None) -> None:
+            chosen = {key: slider.value for key, slider in sliders.items()}
+            picture.value = _encoded(_drawn(draw(**chosen)), "png")
+
+        for slider in sliders.values():
+            slider.observe(turned, "value")
+        turned()
+        bundle[WIDGET] = ipywidgets.VBox([*sliders.values(), picture])._repr_mimebundle_()[WIDGET]
     display(bundle, metadata={kind: {"alt": alt, "role": ""}}, raw=True)
 
 
