@@ -569,6 +569,30 @@ class ReduceParameters(TrainParameters):
         return self.arm or ("swap 0.9" if self.data == PHANTOM else "outside swap")
 
 
+# What makes the lesson's networks small, and their shortcut plain; every other parameter has its usual default.
+LESSON: dict[str, Any] = {
+    **{"phantom_images": 600, "image_size": 64, "width": 8, "epochs": 8, "learning_rate": 5e-3, "tta": "none"},
+    **{"rotation": 4.0, "zoom": 0.05, "aspect_jitter": 0.1, "contrast": 0.2, "blur": 0.0, "dropout": 0.0},
+    **{"phantom_signal": 0.6, "artifact_rho": 0.95, "artifact_kinds": "text", "artifact_amplitude": 2.0},
+}
+
+
+class LessonParameters(TrainParameters):
+    """The notebooks in notebooks/class: small networks, trained in seconds."""
+
+    shown: ClassVar = "data seed runs".split()
+
+    @property
+    def networks(self) -> int:
+        """How many networks a notebook adds: eighteen in three, which share them."""
+        return 6
+
+    @model_validator(mode="before")
+    @classmethod
+    def _small(cls, values: Any) -> Any:
+        return LESSON | dict(values)
+
+
 NOTEBOOKS: dict[str, type[DataParameters]] = {
     "01_data_audit": AuditParameters,
     "02_train": RecipeParameters,

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 REPORTS = [ROOT / "reports" / name for name in ("phantom", "kermany")]
-PAGES = [page for report in REPORTS for page in sorted(report.glob("*.html"))]
+PAGES = [page for report in (*REPORTS, ROOT / "reports" / "class") for page in sorted(report.glob("*.html"))]
 AXE = ROOT / ".venv/axe/node_modules/axe-core/axe.min.js"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 

@@ -21,14 +21,16 @@ import yaml
 from markupsafe import Markup, escape
 
 from cnn_xray import InputError, __version__, parameters
-from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, ReduceParameters, unknown_name
-from cnn_xray.report.words import HEADLINE, PAGE, RUNS, table_html, thumbnail
+from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, LessonParameters, ReduceParameters, unknown_name
+from cnn_xray.report.words import HEADLINE, PAGE, RUNS, WIDGET, table_html, thumbnail
 from cnn_xray.runs import Run, find_run, package_versions, runs_table
 from cnn_xray.storage import atomic_folder, home, resolve
 
 TEMPLATES = Path(__file__).parent
 STUDY = ReduceParameters.model_fields["study"].default  # folder of the sweeps' tables
+CLASS = "class"  # folder of the lesson's notebooks, beside the others
 LARGEST = 2_000_000  # bytes of one executed notebook or page
+KEPT = ("tags", "slideshow", "nbgrader")  # of a cell's metadata
 HEADING = r'<h2 id="([^"]+)">(.+?)<a class="anchor-link"'  # of a section: its id and text
 QUICK = {"n_seeds": 1, "n_judged": 1, "probe_repeats": 1, "twin": False}  # one training of each network, one data set
 SHOWN = ("test_auc", "test_accuracy", "conflict_auc", "val_auc")  # of a run, on the index
@@ -76,7 +78,8 @@ class Chapter:
     def command(self) -> str:
         """What makes this page's notebook."""
         given = [part for name, value in self.plan.given.items() for part in ("-p", name, str(value))]
-        return shlex.join(["cnn-xray", "run", f"notebooks/{self.plan.name}.ipynb", *given])
+        folder = f"notebooks/{CLASS}" if isinstance(self.plan.parameters, LessonParameters) else "notebooks"
+        return shlex.join(["cnn-xray", "run", f"{folder}/{self.plan.name}.ipynb", *given])
 
     @property
     def title(self) -> str:
@@ -267,8 +270,7 @@ def _tidy(notebook: Any) -> None:
     }
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
-        tags = cell.metadata.get("tags")
-        cell.metadata = {"tags": tags} if tags else {}
+        cell.metadata = {name: cell.metadata[name] for name in KEPT if cell.metadata.get(name)}
 
 
 def build(
@@ -393,7 +395,7 @@ def chosen_notebooks(only: Sequence[str], data: str = PHANTOM) -> list[Path]:
     Parameters
     ----------
     only
-        Takes those instead, of all, whose names begin so.
+        Takes those instead, of all, whose names begin so; ``class``: the lesson's.
     data
         The parameter of this name.
 
@@ -404,9 +406,11 @@ def chosen_notebooks(only: Sequence[str], data: str = PHANTOM) -> list[Path]:
     """
     folder = resolve("notebooks")
     numbered, appendices = (sorted(folder.glob(pattern)) for pattern in ("[0-9]*.ipynb", "appendix_*.ipynb"))
-    every = numbered + appendices
+    every = sorted((folder / CLASS).glob("[0-9]*.ipynb")) if list(only) == [CLASS] else numbered + appendices
     if not every:
         raise InputError(f"There are no notebooks in {folder}; work in the project's folder, {home()}.")
+    if list(only) == [CLASS]:
+        return every
     for start in only:
         if not start or not any(path.name.startswith(start) for path in every):
             names = ", ".join(path.stem for path in every)
@@ -426,6 +430,8 @@ def _executed(todo: Plan, title: str, terminal: TextIO, failed: Path) -> Chapter
     for cell in notebook.cells:  # warnings name folders of this machine
         if "outputs" in cell:
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
+            for out in cell.outputs:  # without a kernel nothing turns; a figure stands beside it
+                out.get("data", {}).pop(WIDGET, None)
     print(f"{title}: {time.perf_counter() - begun:.0f} s", file=terminal, flush=True)
     return Chapter(todo, notebook)
 
@@ -461,6 +467,8 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter], usual: Mapping[
         parameters=Markup(table_html(_parameters(chapters))),
         changed=_changed([one.plan for one in chapters], usual),
         quick=bool(usual),
+        lesson=isinstance(chapters[0].plan.parameters, LessonParameters),
+        exercises=sum("solution" in cell.metadata.get("tags", ()) for one in chapters for cell in one.notebook.cells),
         others=sorted({one.parent.name for one in folder.parent.glob("[!.]*/runs.csv")} - {name, f"{name}-unfinished"}),
         made_with=_made_with(runs),
     )

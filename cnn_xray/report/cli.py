@@ -1,4 +1,4 @@
-"""The command line: `cnn-xray report`, `run`, `verdict`, `sweep`, `table` and `diff`."""
+"""The command line: `cnn-xray report`, `run`, `verdict`, `sweep`, `table`, `diff` and `lesson`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="cnn-xray", description="Does this chest X-ray network look at the disease, or at the scanner?"
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(required=True, metavar="report | run | verdict | sweep | table | diff")
+    commands = parser.add_subparsers(required=True, metavar="report | run | verdict | sweep | table | diff | lesson")
     common = argparse.ArgumentParser(add_help=False)
     meaning = "a parameter for every notebook that knows it, as in -p crop 0.1; may be repeated"
     common.add_argument(
@@ -140,6 +140,14 @@ def _parser() -> argparse.ArgumentParser:
     for which in ("first", "second"):
         diff.add_argument(which, help="name of an arm, or id of a run")
     diff.set_defaults(command=_diff)
+
+    lesson = commands.add_parser(
+        "lesson",
+        help="write the lesson's notebooks for students",
+        description="Write the notebooks of notebooks/class without their solutions, for students. The teacher's stay.",
+    )
+    lesson.add_argument("--out", type=Path, default=Path("lesson"), help="folder for the notebooks (default: lesson)")
+    lesson.set_defaults(command=_lesson)
     return parser
 
 
@@ -258,6 +266,22 @@ def _diff(options: argparse.Namespace) -> None:
 
     told, metrics = difference(tidy(options.runs, options.sweep), options.first, options.second)
     print("\n".join([*(told or ["No parameter differs."]), "", metrics.to_string(float_format="{:.4g}".format)]))
+
+
+def _lesson(options: argparse.Namespace) -> None:
+    import nbformat
+
+    from cnn_xray.lesson import student_version
+    from cnn_xray.report.build import chosen_notebooks
+    from cnn_xray.storage import atomic_write
+
+    teacher = chosen_notebooks(["class"])
+    if options.out.absolute() == teacher[0].parent.absolute():
+        raise InputError(f"{options.out} holds the teacher's notebooks; name another folder with --out.")
+    for source in teacher:
+        with atomic_write(options.out / source.name) as handle:
+            handle.write(nbformat.writes(student_version(nbformat.read(source, as_version=4))).encode())
+        print(options.out / source.name)
 
 
 def _tell_failure(error: Exception, options: argparse.Namespace) -> None:

@@ -129,6 +129,30 @@ const play = {
   },
 };
 for (const box of document.querySelectorAll("[data-play]")) play[box.dataset.play](box, JSON.parse(box.dataset.told || "{}"));
+// A page as slides: each begins where its notebook says so; #slides in the address shows them one at a time.
+const starts = [...document.querySelectorAll("[data-slide]")];
+let slide = 0;
+const present = () => {
+  const on = location.hash === "#slides" && starts.length > 0;
+  document.body.classList.toggle("slides", on);
+  let at = 0;
+  for (const one of document.querySelector("main").children) {
+    if (starts.includes(one)) at = starts.indexOf(one);
+    one.classList.toggle("off", on && (at !== slide || one.classList.contains("about") || one.classList.contains("next")));
+  }
+  if (on) scrollTo(0, 0);
+};
+addEventListener("hashchange", present);
+addEventListener("keydown", (event) => {
+  const step = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[event.key];
+  if (!document.body.classList.contains("slides") || event.target.matches("input, canvas, select")) return;
+  if (event.key === "Escape") location.hash = "";
+  if (!step) return;
+  event.preventDefault();
+  slide = Math.min(Math.max(slide + step, 0), starts.length - 1);
+  present();
+});
+present();
 addEventListener("beforeprint", () => document.querySelectorAll("details.more").forEach((one) => { one.open = true; }));
 // What scrolls can be reached by the keyboard.
 const reach = () => {

@@ -6,7 +6,8 @@ import base64
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from inspect import cleandoc
 from typing import Any
@@ -25,6 +26,7 @@ from cnn_xray.statistics import Estimate
 
 HEADLINE = "application/vnd.cnn-xray.headline+json"  # {"label", "value", "meaning"}
 PAGE = "application/vnd.cnn-xray.page+json"  # {"page", "title", "html"}: what has a page of its own
+WIDGET = "application/vnd.jupyter.widget-view+json"
 RUNS = "application/vnd.cnn-xray.runs+json"  # {"runs": ids of run records}
 DPI = 100
 JPEG_QUALITY = 85
@@ -157,6 +159,45 @@ def browse(
     play("maps", fallback, **where, images=shown, titles=titles, arms=told, unit=limit / 100)
 
 
+def turn(draw: Callable[..., Figure], alt: str, **choices: Sequence[Any]) -> None:
+    """Show a figure that can be turned: a slider a choice where there are widgets, else what the first one makes of it.
+
+    Parameters
+    ----------
+    draw
+        From one value of each choice to a figure.
+    alt
+        Describes the figures to who cannot see or turn them.
+    **choices
+        Values by name. Without widgets all of the first are drawn, one below the other, with the first of the others.
+    """
+    (name, values), rest = next(iter(choices.items())), {key: each[0] for key, each in choices.items()}
+    drawn = [_drawn(draw(**{**rest, name: value})) for value in values]
+    sheet = Image.new("RGB", (max(one.width for one in drawn), sum(one.height for one in drawn)), "white")
+    for i, one in enumerate(drawn):
+        sheet.paste(one, (0, sum(above.height for above in drawn[:i])))
+    kind, image = _smallest(sheet)
+    bundle: dict[str, Any] = {kind: image, "text/plain": alt}
+    with suppress(ImportError):  # the figures stand for themselves where ipywidgets is not installed
+        import ipywidgets
+
+        look = {"continuous_update": False}
+        sliders = {
+            key: ipywidgets.SelectionSlider(options=each, description=key, **look) for key, each in choices.items()
+        }
+        picture = ipywidgets.Image(format="png")  # an Output widget would hang some front ends
+
+        def turned(_: Any = None) -> None:
+            chosen = {key: slider.value for key, slider in sliders.items()}
+            picture.value = _encoded(_drawn(draw(**chosen)), "png")
+
+        for slider in sliders.values():
+            slider.observe(turned, "value")
+        turned()
+        bundle[WIDGET] = ipywidgets.VBox([*sliders.values(), picture])._repr_mimebundle_()[WIDGET]
+    display(bundle, metadata={kind: {"alt": alt, "role": ""}}, raw=True)
+
+
 def uses_runs(ids: Iterable[str]) -> None:
     """Show in one line which run records were read, and put these runs into the report's runs.csv.
 
@@ -184,14 +225,15 @@ def show(figure: Figure, alt: str = "", role: str = "") -> None:
         ``hero``: the index shows it as well.
     """
     alt = alt or _titles(figure)
-    pixels = _drawn(figure)
+    kind, image = _smallest(_drawn(figure))
+    display({kind: image, "text/plain": alt}, metadata={kind: {"alt": alt, "role": role}}, raw=True)
+
+
+def _smallest(pixels: Image.Image) -> tuple[str, str]:
+    """Kind and base64 of an image: PNG, or JPEG where that takes less than half the space."""
     png, jpeg = (_encoded(pixels, kind) for kind in ("png", "jpeg"))
     kind, image = ("image/jpeg", jpeg) if 2 * len(jpeg) < len(png) else ("image/png", png)
-    display(
-        {kind: base64.b64encode(image).decode(), "text/plain": alt},
-        metadata={kind: {"alt": alt, "role": role}},
-        raw=True,
-    )
+    return kind, base64.b64encode(image).decode()
 
 
 def _drawn(figure: Figure) -> Image.Image:

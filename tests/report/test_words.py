@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
+import sys
 from html import unescape
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cnn_xray import cam
 from cnn_xray.report import words
@@ -31,6 +34,35 @@ def test_a_drawing_is_png_and_a_photograph_jpeg(published):
         words.show(figure, alt="pixels")
     assert [kind for data, _ in published for kind in data if "image" in kind] == ["image/png", "image/jpeg"]
     assert published[1][1]["metadata"] == {"image/jpeg": {"alt": "pixels", "role": ""}}
+
+
+def turned(published) -> tuple[list, dict]:
+    """The choices that were drawn, and what was shown."""
+    drawn = []
+
+    def draw(shade, size):
+        drawn.append((shade, size))
+        figure = Figure(figsize=(size, 1))
+        figure.subplots().imshow(np.full((4, 4), shade), vmin=0, vmax=9)
+        return figure
+
+    words.turn(draw, "shades", shade=[1, 5, 9], size=[2, 3])
+    return drawn, published[-1][0]
+
+
+def test_what_can_be_turned_stands_for_itself_without_widgets(published, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    drawn, shown = turned(published)
+    assert drawn == [(1, 2), (5, 2), (9, 2)]
+    (kind,) = (kind for kind in shown if "image/" in kind)
+    assert Image.open(io.BytesIO(base64.b64decode(shown[kind]))).height > 200  # three of about an inch each
+    assert words.WIDGET not in shown and shown["text/plain"] == "shades"
+
+
+def test_what_can_be_turned_has_a_slider_a_choice_where_there_are_widgets(published):
+    pytest.importorskip("ipywidgets")
+    drawn, shown = turned(published)
+    assert "model_id" in shown[words.WIDGET] and drawn[-1] == (1, 2)
 
 
 def cells(html: str) -> list[list[str]]:

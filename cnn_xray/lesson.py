@@ -1,0 +1,530 @@
+"""The lesson of notebooks/class: networks trained when first asked for, and exercises checked on one's own seed.
+
+Solutions stand in the notebooks alone, in cells that are tagged for nbgrader; `student_version` takes them out. What a
+check compares an answer with is computed from the same networks by the functions below, so that no check holds a number
+that another seed would make wrong.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cnn_xray import InputError, attention, audit, cam, interventions, metrics
+from cnn_xray.data import Dataset, load_dataset
+from cnn_xray.geometry import border_cells
+from cnn_xray.parameters import PHANTOM, LessonParameters
+from cnn_xray.phantom.dataset import d_prime, oracle_auc
+from cnn_xray.runs import Run, run_of
+from cnn_xray.statistics import Comparison
+
+ARMS: dict[str, dict[str, Any]] = {  # name of a network: what makes it differ from the shortcut's
+    "shortcut": {},
+    "honest": {"artifact_rho": 0.0},
+    "shortcut, cropped": {"crop": 0.125},
+    "inside": {"artifact_location": "inside"},
+    "inside, cropped": {"artifact_location": "inside", "crop": 0.125},
+    "swapped": {"swap": "border", "swap_share": 0.9},
+    "penalised": {"artifact_location": "inside", "evidence_penalty": 0.3},
+    "outline": {"keep": "lung_outline"},
+    "other start": {"repeat": 1},
+    "border probe": {"keep": "border", "epochs": 3},
+}
+RHOS = (0.0, 0.5, 0.8, 0.95)
+GRIDS = (7, 14, 28)  # cells a side
+DONORS = 4  # of either class an image
+DRAWS = 6  # probes trained on permuted labels
+SENSITIVITY = 0.95
+STUDENT, SOLUTION = "answer", "solution"  # tags: of the cell a student fills, in the student's and in the teacher's
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network with the images it is asked on: parameters ``p``, ``data``, ``run``."""
+
+    p: LessonParameters
+    data: Dataset
+    run: Run
+
+    def auc(self, images: str = "test") -> float:
+        """AUC on one of its test sets.
+
+        Parameters
+        ----------
+        images
+            ``test`` (the artifact goes with the class as in training), ``neutral``, ``conflict`` or ``clean``.
+        """
+        return self.run.metrics[f"{images}_auc"]
+
+    @cached_property
+    def images(self) -> np.ndarray:
+        """Its test images as it sees them, (N, S, S) uint8."""
+        return self.data.pixels[self.data.rows("test")]
+
+    @cached_property
+    def evidence(self) -> cam.Evidence:
+        """Of its test images."""
+        return cam.evidence(self.run.model, self.images)
+
+    @cached_property
+    def heat(self) -> pd.DataFrame:
+        """Means over the test images of every figure of the maps (`attention.attention_metrics`), one row a null."""
+        return self.run.attention.groupby("arm").mean(numeric_only=True).drop(columns="label")
+
+    @property
+    def enrichment(self) -> float:
+        """Lung enrichment of the heat, the mean over its test images; even heat has 1."""
+        return float(self.run.attention.query("arm == 'image'")["lung_enrichment"].mean())
+
+    def swapped(self, region: str = "border") -> tuple[pd.DataFrame, dict[str, Comparison]]:
+        """Every swap of a region, and what is relied on (`interventions.swap_effects`, `interventions.reliance`).
+
+        Parameters
+        ----------
+        region
+            One of `interventions.REGIONS`.
+        """
+        told, rows = self.run.on("test"), self.data.rows("test")
+        label, logit, patient = (told[name].to_numpy() for name in ("label", "logit", "patient"))
+        pairs = interventions.donor_pairs(label, patient, DONORS, self.p.seed)
+        swapped = interventions.swap_effects(self.run.score, self.data, rows, pairs, region, self.p.border)
+        return swapped, interventions.reliance(swapped, label, logit, patient, self.p.seed)
+
+
+class Lesson:
+    """The networks and exercises of one seed.
+
+    Parameters
+    ----------
+    p
+        Data, seed, and where runs are recorded.
+    """
+
+    def __init__(self, p: LessonParameters):
+        self.p = p
+        self._networks: dict[LessonParameters, Network] = {}
+        self._truths: dict[int, list[float]] = {}
+        self._guesses: dict[int, str] = {}
+
+    @property
+    def runs(self) -> list[str]:
+        """Ids of the networks asked for so far."""
+        return [one.run.id for one in self._networks.values()]
+
+    def network(self, arm: str = "shortcut", **changes: Any) -> Network:
+        """A network, trained unless it is recorded.
+
+        Parameters
+        ----------
+        arm
+            One of `ARMS`.
+        **changes
+            Parameters that are to differ from the arm's.
+
+        Raises
+        ------
+        InputError
+            For an arm or a parameter that there is not.
+        """
+        if arm not in ARMS:
+            raise InputError(f"There is no network {arm!r} in the lesson; there are {', '.join(ARMS)}.")
+        p = LessonParameters.from_mapping(dict(self.p) | ARMS[arm] | changes).resolved()
+        if p not in self._networks:
+            data = load_dataset(p)
+            self._networks[p] = Network(p, data, run_of(p, data))
+        return self._networks[p]
+
+    def predict(self, number: int, choice: str) -> None:
+        """Remember a guess; an empty one is none.
+
+        Parameters
+        ----------
+        number
+            Of the guess.
+        choice
+            Such as ``A``.
+        """
+        self._guesses[number] = str(choice).strip().upper()
+
+    def predicted(self, number: int) -> str:
+        """A sentence that says what was guessed; empty where nothing was.
+
+        Parameters
+        ----------
+        number
+            Of the guess.
+        """
+        guess = self._guesses.get(number)
+        return f"Your guess was {guess}." if guess else ""
+
+    def nulls(self) -> list[Network]:
+        """The border's probe trained on permuted labels, `DRAWS` times."""
+        return [self.network("border probe", labels="permuted", repeat=i) for i in range(DRAWS)]
+
+    def sizes(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Two tables, to fit and to test: label, patient, original_width, original_height (px); real data's own.
+
+        The phantom is square. Its table is drawn: files of all sizes, wider in proportion where there is pneumonia.
+        """
+        if self.p.data != PHANTOM:
+            table = load_dataset(self.p.model_copy(update={"artifact_rho": None})).table
+            return table[table["split"].isin(("train", "val"))], table[table["split"] == "test"]
+        rng = np.random.default_rng(self.p.seed)
+        label = np.arange(900) % 2
+        area, shape = rng.normal(14, 0.5, 900), rng.normal(np.where(label, 0.36, 0.18), 0.12)
+        sides = {"original_width": area + shape, "original_height": area - shape}
+        table = pd.DataFrame({"label": label, "patient": np.arange(900).astype(str)})
+        table = table.assign(**{name: np.exp(side / 2).round().astype(int) for name, side in sides.items()})
+        return table[:600], table[600:]
+
+    def checks(self, *numbers: int) -> list[Callable[[Any], str]]:
+        """The checks of some exercises, each from an answer to a sentence.
+
+        Parameters
+        ----------
+        *numbers
+            Of the exercises.
+        """
+        return [partial(self.check, number) for number in numbers]
+
+    def check(self, number: int, answer: Any) -> str:
+        """``Right …`` or ``Not yet …`` with a hint; never an exception, whatever the answer is.
+
+        Parameters
+        ----------
+        number
+            Of the exercise.
+        answer
+            A number, or as many numbers as are asked for, in a list, tuple, dict, array or Series.
+        """
+        exercise = EXERCISES[number]
+        try:
+            given, truth = _numbers(answer), self.truth(number)
+        except InputError as problem:  # this lesson's networks leave the exercise without an answer
+            return f"Not yet: {problem}"
+        if given is None or len(given) != len(truth):
+            return f"Not yet: the answer is {exercise.asked}."
+        far = [
+            name for name, a, b in zip(exercise.numbers, given, truth, strict=True) if not abs(a - b) <= exercise.within
+        ]
+        if far:
+            return f"Not yet ({'; '.join(far)}): {exercise.hint}"
+        return f"Right ({', '.join(f'{one:.2f}' for one in given)}): {exercise.moral}"
+
+    def truth(self, number: int) -> list[float]:
+        """What a check compares with, computed on this lesson's own networks.
+
+        Parameters
+        ----------
+        number
+            Of the exercise.
+        """
+        if number not in self._truths:
+            self._truths[number] = [float(value) for value in EXERCISES[number].truth(self)]
+        return self._truths[number]
+
+
+def _numbers(answer: Any) -> list[float] | None:
+    """The numbers of an answer, or None where it has something else, or nothing."""
+    parts: Any = answer.values() if isinstance(answer, dict) else answer
+    parts = [parts] if isinstance(parts, str) or not hasattr(parts, "__iter__") else parts
+    try:
+        found = [float(getattr(one, "value", one)) for one in parts]  # an Estimate counts as its value
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return found if found and all(map(math.isfinite, found)) else None
+
+
+# ---- the exercises: what is asked, the truth on the student's own networks, a hint, and what it means
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """An exercise: ``numbers``, the names of what is asked for; ``truth``, as many values, of a lesson.
+
+    ``within``: how far an answer may lie off. ``hint``, ``moral``: what a check says. ``finding``: what a class is to
+    see, in words, and ``holds``, whether it does, from the values: benchmarks/lesson.py tries it on several seeds.
+    """
+
+    numbers: tuple[str, ...]
+    truth: Callable[[Lesson], Any]
+    within: float
+    hint: str
+    moral: str
+    finding: str
+    holds: Callable[..., bool]
+
+    @property
+    def asked(self) -> str:
+        """What is asked for, in words."""
+        return f"{len(self.numbers)} number{'s' * (len(self.numbers) > 1)}: {'; '.join(self.numbers)}"
+
+
+def constant_fraction(network: Network) -> float:
+    """Share of |evidence| that a network puts into the border of an image that is one grey all over.
+
+    Parameters
+    ----------
+    network
+        Of the lesson.
+    """
+    maps = np.abs(cam.evidence(network.run.model, np.full_like(network.images[:1], 128)).maps)
+    return float(attention.border_fraction(maps, border_cells(network.p.border, maps.shape[1:]))[0])
+
+
+def moved_and_reliance(network: Network) -> tuple[float, float]:
+    """How far a border of the other class moves the logit at all, as a share of the class difference; and R.
+
+    Parameters
+    ----------
+    network
+        Of the lesson.
+    """
+    swapped, relied = network.swapped()
+    means = network.run.on("test").groupby("label")["logit"].mean()
+    crossed = swapped[swapped["cross"]]
+    return float((crossed["composite"] - crossed["z"]).abs().mean() / (means[1] - means[0])), relied["R"].value
+
+
+def sensitivities(network: Network) -> tuple[float, float]:
+    """Sensitivity on the test and on the conflict set, at the threshold that gives 95 % on validation images.
+
+    Parameters
+    ----------
+    network
+        Of the lesson.
+    """
+    known = network.run.on("val")
+    threshold = metrics.sensitivity_threshold(known["label"], known["probability"], SENSITIVITY)
+    found = []
+    for images in ("test", "conflict"):
+        ill = network.run.on(images).query("label == 1")
+        found.append(float((ill["probability"] >= threshold).mean()))
+    return found[0], found[1]
+
+
+def crop_gain(lesson: Lesson, arm: str) -> Comparison:
+    """AUC that cropping gains on the conflict set, with its interval by patient.
+
+    Parameters
+    ----------
+    lesson
+        Whose networks are asked.
+    arm
+        ``shortcut`` or ``inside``.
+    """
+    after, before = (lesson.network(name).run.on("conflict") for name in (f"{arm}, cropped", arm))
+    return metrics.auc_difference(after, before, lesson.p.seed)
+
+
+def null_probes(lesson: Lesson) -> tuple[list[Comparison], float]:
+    """AUC of each probe trained on permuted labels, and the share of them, and of the probe, at least as far off 0.5.
+
+    Parameters
+    ----------
+    lesson
+        Whose probes are asked.
+    """
+    told = [one.run.on("test") for one in (lesson.network("border probe"), *lesson.nulls())]
+    found = [metrics.auc_with_interval(one["label"], one["probability"], one["patient"]) for one in told]
+    far = [abs(one.value - 0.5) for one in found]
+    return found[1:], float(np.mean([one >= far[0] for one in far]))
+
+
+def map_agreement(lesson: Lesson) -> tuple[float, float]:
+    """Rank agreement of the shortcut's maps with those of its copy with random weights, and with another training's.
+
+    Parameters
+    ----------
+    lesson
+        Whose networks are asked.
+    """
+    one, other = lesson.network("shortcut"), lesson.network("other start")
+    redrawn = cam.parameter_randomisation(one.run.model, one.images, lesson.p.seed)
+    return redrawn["signed"].iloc[-1], float(np.nanmean(cam.rank_agreement(one.evidence.maps, other.evidence.maps)))
+
+
+def _uniform_and_grey(lesson: Lesson) -> list[float]:
+    even = [attention.border_fraction(np.ones((1, n, n)), border_cells(1 / n, (n, n)))[0] for n in GRIDS]
+    return [*even, constant_fraction(lesson.network("honest"))]
+
+
+def _oracle(lesson: Lesson) -> np.ndarray:
+    return oracle_auc(d_prime(lesson.network("honest").auc("clean")), np.array(RHOS), -1)
+
+
+def _significant(lesson: Lesson) -> tuple[int, float]:
+    nulls, share = null_probes(lesson)
+    return sum(one.p < 0.05 for one in nulls), share
+
+
+def _gained(lesson: Lesson, figure: Callable[[Network], float], after: str, before: str) -> float:
+    return figure(lesson.network(after)) - figure(lesson.network(before))
+
+
+def _conflict_auc(network: Network) -> float:
+    return network.auc("conflict")
+
+
+EXERCISES: dict[int, Exercise] = {
+    1: Exercise(
+        ("AUC of size alone on the test table",),
+        lambda lesson: [audit.size_only_probe(*lesson.sizes()).auc.value],
+        0.02,
+        "fit a logistic regression on the logarithms of width, height, width / height and width × height of the first "
+        "table, and rank the rows of the second by its probability.",
+        "no pixel was read, and the classes come apart.",
+        "above 0.75",
+        lambda auc: auc > 0.75,
+    ),
+    2: Exercise(
+        (*(f"even heat in the outermost of {n} × {n} cells" for n in GRIDS), "grey image, border of an eighth"),
+        _uniform_and_grey,
+        0.01,
+        "count the outermost cells of the grid and divide by all cells. For the grey image, take |evidence| and a "
+        "border of an eighth of the side, which cuts through cells: border_cells gives the share of each.",
+        "half of the heat in the outermost cells says nothing on a coarse map, and much on a fine one. And no network "
+        "spreads its heat evenly when it has nothing to see.",
+        "the grey image lies below even heat in a border of an eighth, 0.44",
+        lambda *fractions: fractions[3] < 0.4,
+    ),
+    3: Exercise(
+        tuple(f"the ideal reader's AUC on the conflict set, ρ {rho:g}" for rho in RHOS),
+        _oracle,
+        0.02,
+        "the reader sees the disease as well as the honest network does on clean images (d_prime), learned ρ, and is "
+        "tested where the artifact is on the wrong class: ρ_test is −1.",
+        "whoever learns from these images all that they hold falls with ρ. A better network would not be safer.",
+        "above 0.8 at ρ = 0, below 0.5 at ρ = 0.95",
+        lambda *aucs: aucs[0] > 0.8 and aucs[3] < 0.5,
+    ),
+    4: Exercise(
+        ("AUC that cropping gains on the conflict set, text at the border", "the same, text inside"),
+        lambda lesson: [crop_gain(lesson, arm).value for arm in ("shortcut", "inside")],
+        0.02,
+        "after less before, both on the conflict set; on the test set there is hardly anything to gain.",
+        "a crop fixes what it removes, and nothing else.",
+        "much at the border, hardly anything inside",
+        lambda border, inside: border > 0.4 and abs(inside) < 0.15,
+    ),
+    5: Exercise(
+        ("lower end of the 95 % interval of a figure that could have come out otherwise",),
+        lambda lesson: [crop_gain(lesson, "shortcut").low],
+        0.03,
+        "what could have come out otherwise? Not the heat in the border, for there are no pixels. Take the AUC gained "
+        "on the conflict set, patients drawn anew: metrics.auc_difference.",
+        "the whole interval lies above 0, and it could have come out otherwise. That is evidence.",
+        "above 0.2",
+        lambda low: low > 0.2,
+    ),
+    6: Exercise(
+        ("how far a swap moves the honest network, without control", "R, with it"),
+        lambda lesson: moved_and_reliance(lesson.network("honest")),
+        0.02,
+        "the first is the mean |change| over pairs with a donor of the other class, over the difference of the class "
+        "means of the logit. R takes off what a donor of the same class does: interventions.reliance.",
+        "another border moves even a network that never had a reason to ask it. The control takes that off.",
+        "moved a good way, and R near 0",
+        lambda moved, reliance: moved > 0.2 and abs(reliance) < 0.15,
+    ),
+    7: Exercise(
+        ("agreement of the maps with all weights random", "with another training"),
+        map_agreement,
+        0.05,
+        "cam.parameter_randomisation, last row, column signed; and the mean over images of cam.rank_agreement.",
+        "random weights leave nothing of the map. Another training of the same recipe leaves a good part, not all.",
+        "near 0 with random weights; with another training in between 0 and 0.9",
+        lambda random, other: abs(random) < 0.3 and random < other < 0.9,
+    ),
+    8: Exercise(
+        ("sensitivity on the test set", "on the conflict set, at the same threshold"),
+        lambda lesson: sensitivities(lesson.network("shortcut")),
+        0.02,
+        "choose the threshold on validation images with metrics.sensitivity_threshold, then leave it: count the "
+        "pneumonia images whose probability reaches it.",
+        "the promise of the threshold holds where the artifact goes with the class, and nowhere else.",
+        "falls by more than 0.3",
+        lambda test, conflict: test - conflict > 0.3,
+    ),
+    9: Exercise(
+        (f"null probes of {DRAWS} with p < .05 against 0.5", "share of all as far off 0.5 as the border's probe"),
+        _significant,
+        0.001,
+        "metrics.auc_with_interval has p against 0.5. The probe counts among its nulls: (1 + those as far off) / "
+        "(1 + nulls).",
+        "0.5 is what a coin gets. A network that learned nothing still sorts images by something.",
+        "two or more, and none as far off as the probe",
+        lambda significant, share: significant >= 2 and share < 1.5 / (DRAWS + 1),
+    ),
+    10: Exercise(
+        ("R of the border, shortcut", "R of the border, trained with swaps"),
+        lambda lesson: [lesson.network(arm).swapped()[1]["R"].value for arm in ("shortcut", "swapped")],
+        0.02,
+        "R is that of the border, on each network's own test images: Network.swapped()[1]['R'].",
+        "what a donor drawn by a coin puts there tells nothing, so the network hardly asks it.",
+        "falls to less than half",
+        lambda before, after: before > 0.3 and after < before / 2,
+    ),
+    11: Exercise(
+        ("lung enrichment that the penalty adds", "AUC that it adds on the conflict set"),
+        lambda lesson: [
+            _gained(lesson, figure, "penalised", "inside") for figure in (lambda one: one.enrichment, _conflict_auc)
+        ],
+        0.05,
+        "penalised less inside, both times: Network.enrichment, and the AUC on the conflict set.",
+        "the picture was trained to please. The decision was not touched.",
+        "the picture gains, the decision hardly",
+        lambda picture, decision: picture > 0.5 and abs(decision) < 0.1,
+    ),
+    12: Exercise(
+        ("lung enrichment of the network that saw outlines alone", "its AUC on clean images"),
+        lambda lesson: [lesson.network("outline").enrichment, lesson.network("outline").auc("clean")],
+        0.05,
+        "heat is cam.explained_heat(maps, cam.explained_sign(logits, 'predicted')); lungs on the grid of the map are "
+        "geometry.area_mean(masks, shape); attention.enrichment has one value an image.",
+        "it never saw into a lung and cannot tell the classes, and its heat is in the lungs.",
+        "above 1, and the AUC near 0.5",
+        lambda enriched, auc: enriched > 1.05 and abs(auc - 0.5) < 0.15,
+    ),
+}
+
+
+# ---- the student's version
+
+
+def student_version(notebook: Any) -> Any:
+    """A copy of a class notebook without solutions and outputs; what was a solution assigns None to its answer.
+
+    Parameters
+    ----------
+    notebook
+        As nbformat reads it. Cells tagged ``solution`` assign ``answer_<number>``.
+
+    Raises
+    ------
+    InputError
+        For a solution that assigns no answer.
+    """
+    made = copy.deepcopy(notebook)
+    for cell in made.cells:
+        if cell.cell_type != "code":
+            continue
+        cell.outputs, cell.execution_count = [], None
+        if SOLUTION in cell.metadata.get("tags", []):
+            number = re.search(r"^answer_(\d+) = ", cell.source, re.MULTILINE)
+            if not number:
+                raise InputError(f"A solution assigns no answer_<number>: {cell.source.splitlines()[0]} …")
+            asked = EXERCISES[int(number[1])].asked
+            cell.source = (
+                f"# The answer is {asked}.\nanswer_{number[1]} = None\nsay(check_{number[1]}(answer_{number[1]}))"
+            )
+            cell.metadata["tags"] = [STUDENT if tag == SOLUTION else tag for tag in cell.metadata["tags"]]
+    return made

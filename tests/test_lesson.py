@@ -1,0 +1,262 @@
+"""The lesson: no solution reaches a student, no wrong answer passes, and what a class is to see is there to see."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from test_notebooks import ONE_THREAD
+
+from cnn_xray import InputError, attention
+from cnn_xray.geometry import border_cells
+from cnn_xray.lesson import EXERCISES, RHOS, Lesson, student_version
+from cnn_xray.parameters import LessonParameters, parameters_cell
+from cnn_xray.phantom.dataset import d_prime, oracle_auc
+from cnn_xray.report import cli
+from cnn_xray.statistics import Estimate
+
+ROOT = Path(__file__).parents[1]
+TEACHER = sorted((ROOT / "notebooks" / "class").glob("*.ipynb"))
+TINY = {"phantom_images": 80, "image_size": 32, "width": 4, "epochs": 4, "phantom_signal": 2.0}
+NO_ANSWER = [None, "", "about a half", np.nan, [], {}, object(), [None], [[1, 2], [3]], np.zeros((2, 2)), 1 + 2j]
+notebooks = pytest.mark.parametrize("path", TEACHER, ids=lambda path: path.stem)
+
+
+def solutions(notebook) -> list:
+    return [cell for cell in notebook.cells if "solution" in cell.metadata.get("tags", [])]
+
+
+# ---- the notebooks
+
+
+@notebooks
+def test_a_class_notebook_can_be_read(path):
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert code[0].metadata.tags == ["parameters"] and code[0].source == parameters_cell(LessonParameters)
+    assert "LessonParameters.from_notebook()" in code[1].source
+    for cell in code:
+        assert len(cell.source.splitlines()) <= 15, cell.source
+        assert not cell.outputs and cell.execution_count is None
+
+
+def test_every_exercise_has_one_solution_with_the_metadata_of_nbgrader():
+    told = [cell for path in TEACHER for cell in solutions(nbformat.read(path, as_version=4))]
+    numbers = [int(re.search(r"^answer_(\d+) = ", cell.source, re.MULTILINE)[1]) for cell in told]
+    assert sorted(numbers) == sorted(EXERCISES) and len(numbers) >= 10
+    for number, cell in zip(numbers, told, strict=True):
+        assert cell.metadata.nbgrader.solution and cell.metadata.nbgrader.grade_id == f"exercise-{number}"
+        assert f"say(check_{number}(answer_{number}))" in cell.source
+
+
+@notebooks
+def test_every_guess_comes_before_its_figure(path):
+    cells = nbformat.read(path, as_version=4).cells
+    guesses = {
+        int(one[1]): i for i, cell in enumerate(cells) if (one := re.search(r"lesson\.predict\((\d+)", cell.source))
+    }
+    shown = {
+        int(one[1]): i for i, cell in enumerate(cells) if (one := re.search(r"lesson\.predicted\((\d+)", cell.source))
+    }
+    assert len(guesses) >= 3 and guesses.keys() == shown.keys()
+    assert all(guesses[number] < shown[number] for number in guesses)
+    assert all("reveal" in cells[i].metadata.tags for i in shown.values())
+
+
+# ---- the student's version
+
+
+@notebooks
+def test_the_students_version_holds_no_solution(path):
+    teacher = nbformat.read(path, as_version=4)
+    student = student_version(teacher)
+    assert len(student.cells) == len(teacher.cells) and not solutions(student) and solutions(teacher)
+    open_to_all = "\n".join(cell.source for cell in teacher.cells if "solution" not in cell.metadata.get("tags", []))
+    text = "\n".join(cell.source for cell in student.cells)
+    for cell in solutions(teacher):
+        kept = [line for line in cell.source.splitlines() if len(line) > 12 and not line.startswith("say(check_")]
+        secret = [line for line in kept if line not in open_to_all]
+        assert secret and not [line for line in secret if line.strip() in text]
+    assert re.findall(r"^answer_\d+ = (.+)$", text, re.MULTILINE) == ["None"] * len(solutions(teacher))
+
+
+def test_a_solution_without_an_answer_is_refused():
+    cell = nbformat.v4.new_code_cell("found = 3", metadata={"tags": ["solution"]})
+    with pytest.raises(InputError, match="assigns no answer"):
+        student_version(nbformat.v4.new_notebook(cells=[cell]))
+
+
+def test_the_command_writes_students_notebooks_and_leaves_the_teachers(tmp_path, capsys):
+    before = [path.read_bytes() for path in TEACHER]
+    assert cli.main(["lesson", "--out", str(tmp_path / "out")]) == 0
+    assert [path.name for path in sorted((tmp_path / "out").iterdir())] == [path.name for path in TEACHER]
+    assert before == [path.read_bytes() for path in TEACHER]
+    assert cli.main(["lesson", "--out", str(TEACHER[0].parent)]) == cli.BAD_INPUT
+    assert "teacher's notebooks" in capsys.readouterr().err
+
+
+# ---- the guide
+
+
+def test_the_guide_has_the_benchmarks_figures_of_three_seeds_or_more():
+    spec = importlib.util.spec_from_file_location("lesson_benchmark", ROOT / "benchmarks" / "lesson.py")
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    table = pd.read_csv(benchmark.TABLE)
+    assert f"{benchmark.BEGIN}\n{benchmark.expected(table)}\n{benchmark.END}" in benchmark.GUIDE.read_text()
+    assert table["seed"].nunique() >= 3 and set(table["exercise"]) == {0, *EXERCISES} and table["holds"].all()
+
+
+# ---- the pages
+
+
+@notebooks
+def test_the_committed_page_is_of_this_notebook_and_needs_no_network(path):
+    folder = ROOT / "reports" / "class"
+    sources = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    assert [cell.source for cell in nbformat.read(folder / path.name, as_version=4).cells] == sources
+    page = (folder / path.with_suffix(".html").name).read_text(encoding="utf-8")
+    assert len(page.encode()) < 2_000_000
+    assert not re.search(r'<(script|link|img|iframe)[^>]*(src|href)="(?!data:|#)', page)
+    reveals = [cell for cell in nbformat.read(path, as_version=4).cells if "reveal" in cell.metadata.get("tags", [])]
+    assert page.count('<details class="more reveal">') == len(reveals)
+    assert page.count("data-slide") > 5 and "Right (" in page and "Not yet" not in page
+
+
+# ---- checks
+
+
+class Known(Lesson):
+    """A lesson whose truths are given, so that nothing is trained."""
+
+    def __init__(self, truths):
+        super().__init__(LessonParameters.from_mapping({}))
+        self._truths = truths
+
+
+@pytest.mark.parametrize("number", EXERCISES)
+def test_a_check_answers_whatever_it_is_given_in_a_sentence(number):
+    truth = [0.25 * i + 0.1 for i in range(len(EXERCISES[number].numbers))]
+    (check,) = Known({number: truth}).checks(number)
+    for nothing in [*NO_ANSWER, [*truth, 1.0]]:
+        assert check(nothing).startswith("Not yet: the answer is"), nothing
+    for right in (truth, tuple(truth), np.array(truth), pd.Series(truth), dict(enumerate(truth)), map(Estimate, truth)):
+        assert check(right).startswith("Right"), right
+    off = [truth[0] + 1.5 * EXERCISES[number].within, *truth[1:]]
+    told = check(off)
+    assert told.startswith(f"Not yet ({EXERCISES[number].numbers[0]}): {EXERCISES[number].hint}")
+    assert not any(f"{one:.2f}" in told for one in truth)
+
+
+def test_a_check_says_so_where_the_networks_leave_no_answer(monkeypatch):
+    def undefined(_):
+        raise InputError("The oracle needs d > 0.")
+
+    monkeypatch.setitem(EXERCISES, 3, replace(EXERCISES[3], truth=undefined))
+    assert Known({}).check(3, [0.5] * 4) == "Not yet: The oracle needs d > 0."
+
+
+def test_even_heat_by_hand():
+    grids = [attention.border_fraction(np.ones((1, n, n)), border_cells(1 / n, (n, n)))[0] for n in (7, 14, 28)]
+    np.testing.assert_allclose(grids, [24 / 49, 52 / 196, 108 / 784], atol=1e-6)
+
+
+def test_sizes_are_told_by_proportion_and_not_by_one_side():
+    fit, test = Lesson(LessonParameters.from_mapping({"seed": 3})).sizes()
+    assert not set(fit["patient"]) & set(test["patient"])
+    width, height = (np.log(test[name]) for name in ("original_width", "original_height"))
+    apart = {name: one.groupby(test["label"]) for name, one in {"shape": width - height, "width": width}.items()}
+    clarity = {name: abs(np.diff(one.mean())[0]) / one.std().mean() for name, one in apart.items()}
+    assert clarity["shape"] > 1.2 > 2 * clarity["width"]
+
+
+def test_a_network_that_there_is_not_is_refused():
+    with pytest.raises(InputError, match="There is no network 'honset'"):
+        Lesson(LessonParameters.from_mapping({})).network("honset")
+
+
+# ---- what a class is to see
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    """The lesson of one seed, its networks trained."""
+    runs = tmp_path_factory.mktemp("lesson") / "runs"
+    return Lesson(LessonParameters.from_mapping({"seed": 0, "runs": str(runs)}))
+
+
+def wrong(lesson: Lesson, number: int) -> list:
+    """Two plausible wrong answers to an exercise."""
+    truth, clean = lesson.truth(number), d_prime(lesson.network("honest").auc("clean"))
+    first, last = truth[0], truth[-1]
+    other = {
+        1: [0.6],
+        2: [*truth[:3], 1 - 0.75**2],
+        3: [float(oracle_auc(clean, rho, rho)) for rho in RHOS],
+        5: [0.0],
+        6: [first, first],
+        9: [0, last],
+        12: [1.0, last],
+    }
+    return [[0.5] * len(truth), other.get(number, truth[::-1])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", EXERCISES)
+def test_a_class_sees_what_it_is_to_see_and_no_wrong_answer_passes(number, lesson):
+    truth = lesson.truth(number)
+    assert EXERCISES[number].holds(*truth), dict(zip(EXERCISES[number].numbers, truth, strict=True))
+    assert lesson.check(number, truth).startswith("Right")
+    for answer in wrong(lesson, number):
+        assert lesson.check(number, answer).startswith("Not yet"), answer
+
+
+@pytest.mark.slow
+def test_the_leaderboard_misleads(lesson):
+    honest, shortcut = lesson.network("honest"), lesson.network("shortcut")
+    assert shortcut.auc() > honest.auc() and shortcut.auc("conflict") < 0.5 < honest.auc("conflict")
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Both versions of each notebook, executed with networks as small as can be: name → notebook."""
+    place = tmp_path_factory.mktemp("class")
+    (place / "student").mkdir()
+    assert cli.main(["lesson", "--out", str(place / "student")]) == 0
+    environment = {**os.environ, **ONE_THREAD, "CNN_XRAY_CACHE": str(place / "cache")}
+    told = yaml.safe_dump({**TINY, "runs": str(place / "runs")})
+
+    def execute(source: Path, target: Path):
+        command = [sys.executable, "-m", "papermill", source, target, "-k", "python3", "--no-progress-bar", "-y", told]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return nbformat.read(target, as_version=4)
+
+    def both(teacher: Path):
+        student = place / "student" / teacher.name
+        return execute(teacher, place / teacher.name), execute(student, student.with_stem(f"{teacher.stem}-executed"))
+
+    with ThreadPoolExecutor(2) as pool:
+        yield dict(zip([path.stem for path in TEACHER], pool.map(both, TEACHER), strict=True))
+
+
+@pytest.mark.slow
+@notebooks
+def test_both_versions_run_and_solutions_are_right_where_empty_cells_are_not_yet(path, executed):
+    for notebook, word in zip(executed[path.stem], ("Right", "Not yet"), strict=True):
+        found = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        said = ["".join(one.data.get("text/markdown", "")) for one in found if "data" in one]
+        checked = [one for one in said if one.startswith(("Right", "Not yet"))]
+        assert len(checked) == len(solutions(nbformat.read(path, as_version=4)))
+        assert all(one.startswith(word) for one in checked), checked
+        assert any("image/png" in one.data or "image/jpeg" in one.data for one in found if "data" in one)
