@@ -149,7 +149,8 @@ def evidence_maps(
                 _hatch_outside(axes, windows[name][row], images.shape[1])
     scale, shrink = ScalarMappable(Normalize(-limit, limit), EVIDENCE), min(0.8, 2 / len(images))
     bar = figure.colorbar(scale, ax=grid, shrink=shrink, pad=0.01, extend="both")
-    bar.set_label(f"evidence ({unit}): < 0 NORMAL, > 0 PNEUMONIA", fontsize=8)
+    between = "\n" if len(images) == 1 else " "  # one row is not as high as the label is long
+    bar.set_label(f"evidence ({unit}):{between}< 0 NORMAL, > 0 PNEUMONIA", fontsize=8)
     return figure
 
 
