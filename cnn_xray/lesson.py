@@ -13,10 +13,12 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from cnn_xray import InputError, attention, audit, cam, interventions, metrics
 from cnn_xray.data import Dataset, load_dataset
@@ -254,13 +256,13 @@ class Exercise:
     see, in words, and ``holds``, whether it does, from the values: benchmarks/lesson.py tries it on several seeds.
     """
 
-    numbers: tuple[str, ...]
     truth: Callable[[Lesson], Any]
+    holds: Callable[..., bool]
+    numbers: tuple[str, ...]
     within: float
     hint: str
     moral: str
     finding: str
-    holds: Callable[..., bool]
 
     @property
     def asked(self) -> str:
@@ -374,127 +376,39 @@ def _conflict_auc(network: Network) -> float:
     return network.auc("conflict")
 
 
-EXERCISES: dict[int, Exercise] = {
-    1: Exercise(
-        ("AUC of size alone on the test table",),
-        lambda lesson: [audit.size_only_probe(*lesson.sizes()).auc.value],
-        0.02,
-        "fit a logistic regression on the logarithms of width, height, width / height and width × height of the first "
-        "table, and rank the rows of the second by its probability.",
-        "no pixel was read, and the classes come apart.",
-        "above 0.75",
-        lambda auc: auc > 0.75,
-    ),
-    2: Exercise(
-        (*(f"even heat in the outermost of {n} × {n} cells" for n in GRIDS), "grey image, border of an eighth"),
-        _uniform_and_grey,
-        0.01,
-        "count the outermost cells of the grid and divide by all cells. For the grey image, take |evidence| and a "
-        "border of an eighth of the side, which cuts through cells: border_cells gives the share of each.",
-        "half of the heat in the outermost cells says nothing on a coarse map, and much on a fine one. And no network "
-        "spreads its heat evenly when it has nothing to see.",
-        "the grey image lies below even heat in a border of an eighth, 0.44",
-        lambda *fractions: fractions[3] < 0.4,
-    ),
-    3: Exercise(
-        tuple(f"the ideal reader's AUC on the conflict set, ρ {rho:g}" for rho in RHOS),
-        _oracle,
-        0.02,
-        "the reader sees the disease as well as the honest network does on clean images (d_prime), learned ρ, and is "
-        "tested where the artifact is on the wrong class: ρ_test is −1.",
-        "whoever learns from these images all that they hold falls with ρ. A better network would not be safer.",
-        "above 0.8 at ρ = 0, below 0.5 at ρ = 0.95",
-        lambda *aucs: aucs[0] > 0.8 and aucs[3] < 0.5,
-    ),
-    4: Exercise(
-        ("AUC that cropping gains on the conflict set, text at the border", "the same, text inside"),
+COMPUTED: dict[int, tuple[Callable[[Lesson], Any], Callable[..., bool]]] = {  # truth, and whether the finding holds
+    1: (lambda lesson: [audit.size_only_probe(*lesson.sizes()).auc.value], lambda auc: auc > 0.75),
+    2: (_uniform_and_grey, lambda *fractions: fractions[3] < 0.4),
+    3: (_oracle, lambda *aucs: aucs[0] > 0.8 and aucs[3] < 0.5),
+    4: (
         lambda lesson: [crop_gain(lesson, arm).value for arm in ("shortcut", "inside")],
-        0.02,
-        "after less before, both on the conflict set; on the test set there is hardly anything to gain.",
-        "a crop fixes what it removes, and nothing else.",
-        "much at the border, hardly anything inside",
         lambda border, inside: border > 0.4 and abs(inside) < 0.15,
     ),
-    5: Exercise(
-        ("lower end of the 95 % interval of a figure that could have come out otherwise",),
-        lambda lesson: [crop_gain(lesson, "shortcut").low],
-        0.03,
-        "what could have come out otherwise? Not the heat in the border, for there are no pixels. Take the AUC gained "
-        "on the conflict set, patients drawn anew: metrics.auc_difference.",
-        "the whole interval lies above 0, and it could have come out otherwise. That is evidence.",
-        "above 0.2",
-        lambda low: low > 0.2,
-    ),
-    6: Exercise(
-        ("how far a swap moves the honest network, without control", "R, with it"),
+    5: (lambda lesson: [crop_gain(lesson, "shortcut").low], lambda low: low > 0.2),
+    6: (
         lambda lesson: moved_and_reliance(lesson.network("honest")),
-        0.02,
-        "the first is the mean |change| over pairs with a donor of the other class, over the difference of the class "
-        "means of the logit. R takes off what a donor of the same class does: interventions.reliance.",
-        "another border moves even a network that never had a reason to ask it. The control takes that off.",
-        "moved a good way, and R near 0",
         lambda moved, reliance: moved > 0.2 and abs(reliance) < 0.15,
     ),
-    7: Exercise(
-        ("agreement of the maps with all weights random", "with another training"),
-        map_agreement,
-        0.05,
-        "cam.parameter_randomisation, last row, column signed; and the mean over images of cam.rank_agreement.",
-        "random weights leave nothing of the map. Another training of the same recipe leaves a good part, not all.",
-        "near 0 with random weights; with another training in between 0 and 0.9",
-        lambda random, other: abs(random) < 0.3 and random < other < 0.9,
-    ),
-    8: Exercise(
-        ("sensitivity on the test set", "on the conflict set, at the same threshold"),
-        lambda lesson: sensitivities(lesson.network("shortcut")),
-        0.02,
-        "choose the threshold on validation images with metrics.sensitivity_threshold, then leave it: count the "
-        "pneumonia images whose probability reaches it.",
-        "the promise of the threshold holds where the artifact goes with the class, and nowhere else.",
-        "falls by more than 0.3",
-        lambda test, conflict: test - conflict > 0.3,
-    ),
-    9: Exercise(
-        (f"null probes of {DRAWS} with p < .05 against 0.5", "share of all as far off 0.5 as the border's probe"),
-        _significant,
-        0.001,
-        "metrics.auc_with_interval has p against 0.5. The probe counts among its nulls: (1 + those as far off) / "
-        "(1 + nulls).",
-        "0.5 is what a coin gets. A network that learned nothing still sorts images by something.",
-        "two or more, and none as far off as the probe",
-        lambda significant, share: significant >= 2 and share < 1.5 / (DRAWS + 1),
-    ),
-    10: Exercise(
-        ("R of the border, shortcut", "R of the border, trained with swaps"),
+    7: (map_agreement, lambda random, other: abs(random) < 0.3 and random < other < 0.9),
+    8: (lambda lesson: sensitivities(lesson.network("shortcut")), lambda test, conflict: test - conflict > 0.3),
+    9: (_significant, lambda significant, share: significant >= 2 and share < 1.5 / (DRAWS + 1)),
+    10: (
         lambda lesson: [lesson.network(arm).swapped()[1]["R"].value for arm in ("shortcut", "swapped")],
-        0.02,
-        "R is that of the border, on each network's own test images: Network.swapped()[1]['R'].",
-        "what a donor drawn by a coin puts there tells nothing, so the network hardly asks it.",
-        "falls to less than half",
         lambda before, after: before > 0.3 and after < before / 2,
     ),
-    11: Exercise(
-        ("lung enrichment that the penalty adds", "AUC that it adds on the conflict set"),
+    11: (
         lambda lesson: [
             _gained(lesson, figure, "penalised", "inside") for figure in (lambda one: one.enrichment, _conflict_auc)
         ],
-        0.05,
-        "penalised less inside, both times: Network.enrichment, and the AUC on the conflict set.",
-        "the picture was trained to please. The decision was not touched.",
-        "the picture gains, the decision hardly",
         lambda picture, decision: picture > 0.5 and abs(decision) < 0.1,
     ),
-    12: Exercise(
-        ("lung enrichment of the network that saw outlines alone", "its AUC on clean images"),
+    12: (
         lambda lesson: [lesson.network("outline").enrichment, lesson.network("outline").auc("clean")],
-        0.05,
-        "heat is cam.explained_heat(maps, cam.explained_sign(logits, 'predicted')); lungs on the grid of the map are "
-        "geometry.area_mean(masks, shape); attention.enrichment has one value an image.",
-        "it never saw into a lung and cannot tell the classes, and its heat is in the lungs.",
-        "above 1, and the AUC near 0.5",
         lambda enriched, auc: enriched > 1.05 and abs(auc - 0.5) < 0.15,
     ),
 }
+TEXTS = yaml.safe_load(Path(__file__).with_name("exercises.yaml").read_text(encoding="utf-8"))
+EXERCISES = {number: Exercise(*COMPUTED[number], **told) for number, told in TEXTS.items()}
 
 
 # ---- the student's version
