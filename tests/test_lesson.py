@@ -190,9 +190,20 @@ def test_a_network_that_there_is_not_is_refused():
 
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory):
-    """The lesson of one seed, its networks trained."""
-    runs = tmp_path_factory.mktemp("lesson") / "runs"
-    return Lesson(LessonParameters.from_mapping({"seed": 0, "runs": str(runs)}))
+    """The lesson of one seed, its networks trained by two processes at a time."""
+    place = tmp_path_factory.mktemp("lesson")
+    given = {"seed": 0, "runs": str(place / "runs")}
+    environment = {**os.environ, **ONE_THREAD, "CNN_XRAY_CACHE": str(place / "cache")}
+
+    def train(numbers):
+        code = f"from cnn_xray.lesson import *; one = Lesson(LessonParameters.from_mapping({given}))"
+        code += f"; [one.truth(number) for number in {numbers}]"
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    with ThreadPoolExecutor(2) as pool, pytest.MonkeyPatch.context() as patch:
+        list(pool.map(train, [(2, 4, 11), (9, 7, 10, 12)]))
+        patch.setenv("CNN_XRAY_CACHE", str(place / "cache"))
+        yield Lesson(LessonParameters.from_mapping(given))
 
 
 def wrong(lesson: Lesson, number: int) -> list:
