@@ -93,8 +93,10 @@ def results() -> str:
         "",
         f"Of the {len(nothing)} networks whose artifact has nothing to do with the label, "
         f"{nothing.str.contains('harmed').sum()} are said to be harmed by something else than the border. "
-        "With a marker planted into real images, a border shortcut is called of "
-        + ", ".join(f"{called['sum'][place]} of {called['size'][place]} {where}" for place, where in places.items())
+        "With a marker planted into real images, a border shortcut is called in "
+        + ", ".join(
+            f"{called['sum'][place]} of {called['size'][place]} networks {where}" for place, where in places.items()
+        )
         + ".",
     ]
     return "\n".join(lines)

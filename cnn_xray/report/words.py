@@ -160,7 +160,7 @@ def browse(
 
 
 def turn(draw: Callable[..., Figure], alt: str, **choices: Sequence[Any]) -> None:
-    """Show a figure that can be turned: a slider a choice where there are widgets, else what the first one makes of it.
+    """Show a figure with a slider for each choice; where there is no kernel, some of the figures, still.
 
     Parameters
     ----------
@@ -169,7 +169,7 @@ def turn(draw: Callable[..., Figure], alt: str, **choices: Sequence[Any]) -> Non
     alt
         Describes the figures to who cannot see or turn them.
     **choices
-        Values by name. Without widgets all of the first are drawn, one below the other, with the first of the others.
+        Values by name. Without a kernel every value of the first choice has a figure, at the others' first values.
     """
     (name, values), rest = next(iter(choices.items())), {key: each[0] for key, each in choices.items()}
     drawn = [_drawn(draw(**{**rest, name: value})) for value in values]
