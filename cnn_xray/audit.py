@@ -2,9 +2,7 @@
 
 *Size*: a logistic regression on width and height alone. When the label can be told from such a confounder (its log-odds
 are a propensity score, Rosenbaum & Rubin 1983), a high AUC does not say that a network saw a lung. So the network is
-scored again among images that the confounder hardly tells apart: within strata of it, and on matched pairs. Each score
-stands beside the confounder's own AUC on the same images, because strata and pairs leave some of it over: that, not
-0.5, is what a network with no eye for lungs can reach.
+scored again on pairs of images that the confounder hardly tells apart, and on pairs of any size that are as hard.
 
 *Near-duplicates*: the same image in two splits, found by perceptual hash and confirmed by correlation.
 """
@@ -12,7 +10,7 @@ stands beside the confounder's own AUC on the same images, because strata and pa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -22,24 +20,23 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.fft import dctn, rfft2
 from scipy.ndimage import gaussian_filter
-from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
-from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cnn_xray import InputError
-from cnn_xray.data import FITTING, Dataset
-from cnn_xray.metrics import auc_with_interval, equal_bins, weighted_auc
+from cnn_xray.data import FITTING
+from cnn_xray.metrics import auc_with_interval
 from cnn_xray.statistics import Estimate, Patients, checked_columns, estimate, sample_and_replicates
 
 Floats = NDArray[np.float64]
-STRATA = 5
+CALIPERS = (0.2, 0.05)  # standard deviations; see auc_on_equal_sizes
 MAX_DISTANCE = 64  # bits of 255; see near_duplicates
 MIN_CORRELATION = 0.92
 _SIDES = ["original_width", "original_height"]
-_CONSTANT = 1e-9  # a spread below this is rounding: log 400/200 − log 200/100 is not quite 0
+_BINS = 20  # of how hard a pair is
 _THUMBNAIL = 64  # pixels a side of what is hashed and correlated
 _FREQUENCIES = 16  # the hash keeps the 16 × 16 lowest
 _SHIFT = 4  # pixels of the thumbnail (6 % of the width) by which two images may be displaced
@@ -71,39 +68,6 @@ class SizeProbe:
     unknown_train: int
     unknown_test: int
     note: str
-
-
-@dataclass(frozen=True)
-class AdjustedAuc:
-    """A score and the confounder on images that the confounder hardly tells apart.
-
-    Attributes
-    ----------
-    auc, confounder_auc : Estimate
-        Of the score and of the confounder itself.
-    table : DataFrame
-        The strata or the pairs that they rest on.
-    """
-
-    auc: Estimate
-    confounder_auc: Estimate
-    table: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class ShapeProbe:
-    """How much of the images' shape can be read off the features.
-
-    Attributes
-    ----------
-    r2 : Estimate
-        Of shape itself: R² on the test rows, at most 1, possibly negative.
-    r2_within_class : Estimate
-        Of what shape varies by within a class.
-    """
-
-    r2: Estimate
-    r2_within_class: Estimate
 
 
 @dataclass(frozen=True)
@@ -181,7 +145,7 @@ def median_sizes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def log_odds(probabilities: ArrayLike) -> Floats:
-    """log p/(1 − p), the scale on which to stratify and match.
+    """log p/(1 − p), the scale on which to compare sizes.
 
     Parameters
     ----------
@@ -198,16 +162,23 @@ def log_odds(probabilities: ArrayLike) -> Floats:
     return np.round(logit(np.clip(np.asarray(probabilities, np.float64), eps, 1 - eps)), 9)
 
 
-def stratified_auc(
-    labels: ArrayLike, scores: ArrayLike, confounder: ArrayLike, patients: Patients, seed: int = 0
-) -> AdjustedAuc:
-    """Concordance over the (positive, negative) pairs within one of five strata of the confounder.
+def auc_on_equal_sizes(
+    labels: ArrayLike,
+    scores: ArrayLike,
+    inside: ArrayLike,
+    confounder: ArrayLike,
+    patients: Patients,
+    calipers: Sequence[float] = CALIPERS,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """AUC on the (positive, negative) pairs of equal size, and on pairs of any size that are as hard.
 
-    Strata are quantile bins; equal values stay together, so there are fewer bins where there are fewer values. They are
-    cut once, before patients are resampled. Five bins of a strong continuous confounder leave much of it inside (of an
-    AUC of .90 about .60): read auc beside confounder_auc. Pair weights n₊n₋ make it the probability that a pair drawn
-    from one stratum is ordered correctly; the covariate-adjusted AUC averages the same stratum AUCs by the positives n₊
-    instead, which leans on strata that hold hardly any negatives.
+    AUC is the share of pairs that are in order. On pairs of equal size it is lower for two reasons: size cannot help
+    there, and such images are harder. The second is taken out by standardisation. ``inside`` says how hard a pair is:
+    by how much the positive lies above the negative for a reader that does not see what tells the size. Pairs of any
+    size are weighted so that this difference is spread as it is over the pairs of equal size (bins that hold a
+    twentieth of these each). What the score still loses from the one to the other is owed to size, or to what goes with
+    it and is not inside. A score that is ``inside`` loses nothing.
 
     Parameters
     ----------
@@ -215,193 +186,71 @@ def stratified_auc(
         0 or 1.
     scores : array_like (N,)
         Finite, probabilities or logits; ties count half.
+    inside : array_like (N,)
+        Scores of the reader that does not see size; images where it is NaN are left out.
     confounder : array_like (N,)
-        NaN where unknown: left out.
+        Log-odds of label 1 by size (`log_odds`); images where it is NaN are left out.
     patients : array_like (N,)
-        The patient of every image.
+        The patient of every image; the bootstrap draws patients.
+    calipers
+        The farthest apart that two images of equal size may be, in standard deviations of the confounder: those within
+        class (root of the mean of the two variances), which the distance between the classes does not widen.
     seed : int
         Of the bootstrap.
 
     Returns
     -------
-    AdjustedAuc
-        Pair-weighted over the strata. NaN when no stratum has both classes; ``Estimate.n`` counts the images of strata
-        that have. ``table``: one row a stratum, from low to high confounder: index ``stratum`` from 1; columns
-        confounder_low, confounder_high (range), n_positive, n_negative, auc, low, high, confounder_auc.
+    DataFrame
+        One row a caliper, index ``caliper``: Estimates ``equal size`` and ``any size, as hard``, their difference
+        ``owed to size``, ``size alone`` (the confounder's AUC on pairs of equal size: what a network that reads size
+        alone can reach), and the number of ``pairs``. NaN where there is no pair.
 
     Raises
     ------
     InputError
-        On other labels, scores that are not finite, an infinite confounder, a missing patient, unequal lengths.
+        On other labels, scores that are not finite, an infinite confounder, a missing patient, unequal lengths, a
+        caliper that is negative or NaN.
 
     References
     ----------
-    Janes & Pepe 2009, Biometrika 96:371 (covariate-adjusted AUC).
+    Austin 2011, Pharm. Stat. 10:150 (0.2 standard deviations of the log-odds). Janes & Pepe 2009, Biometrika 96:371
+    (AUC with a covariate held fixed).
     """
-    y, s, c, names = checked_columns(labels=labels, scores=scores, confounder=confounder, patients=patients)
-    known = np.isfinite(c)
-    y, s, c, names = y[known], s[known], c[known], names[known]
-    if len(set(y)) < 2:
-        return AdjustedAuc(Estimate(math.nan), Estimate(math.nan), pd.DataFrame())
-    stratum, weights = equal_bins(c, STRATA), sample_and_replicates(names, seed).astype(np.float64)
-    rows, wins, pairs = [], np.zeros((2, len(weights))), np.zeros(len(weights))
-    for number in range(stratum.max() + 1):
-        here = stratum == number
-        own, positive = weights[:, here], y[here]
-        aucs = np.stack([weighted_auc(positive, values[here], own) for values in (s, c)])
-        own_pairs = (own @ positive) * (own @ (1 - positive))
-        wins += np.nan_to_num(aucs) * own_pairs
-        pairs += own_pairs
-        e, counts = _estimate(aucs[0], names[here]), (int(positive.sum()), int((1 - positive).sum()))
-        rows.append((c[here].min(), c[here].max(), *counts, e.value, e.low, e.high, aucs[1, 0]))
-    columns = ["confounder_low", "confounder_high", "n_positive", "n_negative", "auc", "low", "high", "confounder_auc"]
-    table = pd.DataFrame(rows, columns=columns, index=pd.RangeIndex(1, len(rows) + 1, name="stratum"))
-    informative = table["auc"].notna().to_numpy()[stratum]
-    with np.errstate(invalid="ignore"):
-        auc, confounder_auc = (_estimate(won / pairs, names[informative]) for won in wins)
-    return AdjustedAuc(auc, confounder_auc, table)
+    if wrong := [caliper for caliper in calipers if not caliper >= 0]:
+        raise InputError(f"The caliper is {wrong[0]}: it must be 0 or more standard deviations.")
+    y, s, r, c, names = checked_columns(
+        labels=labels, scores=scores, inside=inside, confounder=confounder, patients=patients
+    )
+    known = np.isfinite(c) & np.isfinite(r)
+    y, s, r, c, names = y[known], s[known], r[known], c[known], names[known]
+    positive, negative = (np.flatnonzero(y == label) for label in (1, 0))
+    weights = sample_and_replicates(names, seed).astype(np.float64) if len(y) else np.ones((1, 0))
 
+    def apart(values: Floats) -> Floats:
+        return values[positive][:, None] - values[negative]
 
-def matched_auc(
-    labels: ArrayLike, scores: ArrayLike, confounder: ArrayLike, patients: Patients, caliper: float = 0.2, seed: int = 0
-) -> AdjustedAuc:
-    """AUC on positives and negatives matched one to one by the confounder, without replacement.
+    def drawn(pairs: Floats) -> Floats:
+        """How many of the pairs each replicate draws."""
+        return ((weights[:, positive] @ pairs) * weights[:, negative]).sum(axis=1)
 
-    Partners are never of one patient. Of all matchings the one with the most pairs is taken, and of these one with the
-    least total distance (an optimal assignment). The most pairs means that where positives lie higher, partners use the
-    caliper up in one direction: confounder_auc shows what is left; a narrower caliper makes it smaller. The bootstrap
-    draws patients, with the matching held fixed.
-
-    Parameters
-    ----------
-    labels, scores, confounder, patients : array_like (N,)
-        As of `stratified_auc`.
-    caliper : float
-        The farthest apart that two partners may be, in standard deviations of the confounder: that within class (root
-        of the mean of the two variances), which the distance between the classes does not widen. 0.2 on the log-odds
-        of the propensity score is Austin's.
-    seed : int
-        Of the bootstrap; between equally good matchings it decides, not the order of the rows.
-
-    Returns
-    -------
-    AdjustedAuc
-        On the matched images alone (balanced: the confounder's AUC is about 0.5); NaN when nothing can be matched.
-        ``table``: one row a pair, columns positive and negative, the rows of its images.
-
-    Raises
-    ------
-    InputError
-        As `stratified_auc`, and on a caliper that is negative or NaN.
-
-    References
-    ----------
-    Austin 2011, Pharm. Stat. 10:150.
-    """
-    if not caliper >= 0:
-        raise InputError(f"The caliper is {caliper}: it must be 0 or more standard deviations.")
-    y, s, c, names = checked_columns(labels=labels, scores=scores, confounder=confounder, patients=patients)
-    known = np.isfinite(c)
-    rng = np.random.default_rng(seed)
-    positives, negatives = (rng.permutation(np.flatnonzero(known & (y == label))) for label in (1, 0))
-    matches = pd.DataFrame({"positive": [], "negative": []}, dtype=np.int64)
-    if len(positives) and len(negatives):
-        width = caliper * math.sqrt((c[positives].var() + c[negatives].var()) / 2)
-        distance = np.abs(c[positives][:, None] - c[negatives])
-        allowed = (distance <= width) & (names[positives][:, None] != names[negatives])
-        # One forbidden pair costs more than all allowed ones can together, so none is taken that could be spared.
-        forbidden = (min(distance.shape) + 1) * width or 1.0
-        first, second = linear_sum_assignment(np.where(allowed, distance, forbidden))
-        matches = pd.DataFrame({"positive": positives[first], "negative": negatives[second]})[allowed[first, second]]
-    matches = matches.sort_values("positive", ignore_index=True)
-    rows = matches.to_numpy().ravel()
-    if not len(rows):
-        return AdjustedAuc(Estimate(math.nan), Estimate(math.nan), matches)
-    weights = sample_and_replicates(names[rows], seed)
-    auc, confounder_auc = (_estimate(weighted_auc(y[rows], v[rows], weights), names[rows]) for v in (s, c))
-    return AdjustedAuc(auc, confounder_auc, matches)
-
-
-def shape_probe(features: Callable[[np.ndarray], np.ndarray], data: Dataset, seed: int = 0) -> ShapeProbe:
-    """How much of the images' shape, log W/H, a ridge regression reads off a network's pooled features.
-
-    Knowing is not using: a feature can carry the shape and the last layer ignore it. Fit on validation images, which
-    the network was not trained on, scored on test images. Features are standardised, the penalty is chosen by
-    leave-one-out.
-
-    Shape goes with the label, so a network that knows the label alone knows some shape. Within class the model is
-    therefore fitted on features and shape less their class means, and on the test images prediction and shape are
-    centred by class too: a constant error between the splits counts against r2 and not against r2_within_class, which
-    can hence be the larger. The bootstrap draws test patients, with the fit held fixed.
-
-    Parameters
-    ----------
-    features
-        Images (N, S, S) uint8 → (N, K) finite.
-    data
-        The images; those of unknown size are left out.
-    seed
-        Of the bootstrap.
-
-    Returns
-    -------
-    ShapeProbe
-        NaN where shape is unknown or does not vary (the phantom's images are all square).
-
-    References
-    ----------
-    Hoerl & Kennard 1970; Golub, Heath & Wahba 1979 (the penalty).
-    """
-    sides, labels = data.table[_SIDES].astype("Float64").astype(np.float64).to_numpy(), data.table["label"].to_numpy()
-    shape = np.log(sides[:, 0] / sides[:, 1])
-    fitted, scored = (rows[np.isfinite(shape[rows])] for rows in (data.rows("val"), data.rows("test")))
-    if not _varies(shape[fitted]) or not _varies(shape[scored]):
-        return ShapeProbe(Estimate(math.nan), Estimate(math.nan))
-    x_train, x_test = features(data.pixels[fitted]), features(data.pixels[scored])
-    y_train, y_test, truth = labels[fitted], labels[scored], shape[scored]
-    names = data.table["patient"].to_numpy()[scored]
-    weights = sample_and_replicates(names, seed).astype(np.float64)
-    ridge = make_pipeline(StandardScaler(), RidgeCV(np.logspace(-2, 6, 17)))
-    error = truth - ridge.fit(x_train, shape[fitted]).predict(x_test)
-    r2 = _explained(weights @ error**2, _squares(truth, np.zeros(len(truth)), weights))
-    error = truth - ridge.fit(_centred(x_train, y_train), _centred(shape[fitted], y_train)).predict(x_test)
-    within = _explained(_squares(error, y_test, weights), _squares(truth, y_test, weights))
-    return ShapeProbe(_estimate(r2, names), _estimate(within, names))
-
-
-def auc_where_size_tells_little(
-    labels: ArrayLike, scores: ArrayLike, probe: SizeProbe, patients: Patients, seed: int = 0
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """AUC of a network and of size alone where size tells less and less, and the strata.
-
-    Parameters
-    ----------
-    labels, scores : array_like (N,)
-        Of the test images; scores are logits.
-    probe
-        `size_only_probe` of the same images.
-    patients : array_like (N,)
-        The patient of every image.
-    seed
-        Of the bootstrap.
-
-    Returns
-    -------
-    tuple
-        One row a way (all images; within five strata of the size probe's log-odds; matched on them, calipers 0.2 and
-        0.05), columns network and size alone (Estimates) and images; and the table of `stratified_auc`. Both are empty
-        without sizes that differ.
-    """
-    odds = log_odds(probe.probabilities)
-    if not _varies(odds[np.isfinite(odds)]):
-        return pd.DataFrame(), pd.DataFrame()
-    whole = AdjustedAuc(auc_with_interval(labels, expit(scores), patients, seed=seed), probe.auc, pd.DataFrame())
-    strata = stratified_auc(labels, scores, odds, patients, seed=seed)
-    ways = {"all test images": whole, "within five strata of size": strata}
-    for far in (0.2, 0.05):
-        ways[f"matched on size, caliper {far:g}"] = matched_auc(labels, scores, odds, patients, far, seed)
-    rows = [(one.auc, one.confounder_auc, one.auc.n) for one in ways.values()]
-    return pd.DataFrame(rows, index=list(ways), columns=["network", "size alone", "images"]), strata.table
+    ordered, of_size, ease = (apart(s) > 0) + (apart(s) == 0) / 2, (apart(c) > 0) + (apart(c) == 0) / 2, apart(r)
+    rows = []
+    for caliper in calipers:
+        far = caliper * math.sqrt((c[positive].var() + c[negative].var()) / 2) if ease.size else 0.0
+        equal = (np.abs(apart(c)) <= far).astype(np.float64)
+        if not equal.any():
+            rows.append((*[Estimate(math.nan)] * 4, 0))
+            continue
+        count, as_hard = drawn(equal), np.zeros(len(weights))
+        bins = np.digitize(ease, np.quantile(ease[equal > 0], np.arange(1, _BINS) / _BINS))
+        for here in (bins == number for number in np.unique(bins[equal > 0])):
+            as_hard += drawn(equal * here) * drawn(ordered * here) / np.maximum(drawn(here), 1)
+        with np.errstate(invalid="ignore"):  # a replicate may draw none of the pairs
+            found = [drawn(ordered * equal) / count, as_hard / count, drawn(of_size * equal) / count]
+        of = names[np.concatenate([positive[equal.any(axis=1)], negative[equal.any(axis=0)]])]
+        rows.append((*(_estimate(one, of) for one in (*found[:2], found[1] - found[0], found[2])), int(equal.sum())))
+    columns = ["equal size", "any size, as hard", "owed to size", "size alone", "pairs"]
+    return pd.DataFrame(rows, columns=columns, index=pd.Index(calipers, name="caliper"))
 
 
 def near_duplicates(images: NDArray[np.uint8], table: pd.DataFrame, max_distance: int = MAX_DISTANCE) -> NearDuplicates:
@@ -539,27 +388,6 @@ def _log_sizes(table: pd.DataFrame) -> Floats:
 def _estimate(values: Floats, patients: NDArray[np.str_]) -> Estimate:
     """Of (1 + n,) numbers, the observed one first."""
     return estimate(float(values[0]), values[1:], patients)
-
-
-def _varies(values: Floats) -> bool:
-    return len(values) > 0 and bool(values.std() > _CONSTANT)
-
-
-def _centred(values: Floats, labels: Floats) -> Floats:
-    """Values, (N,) or (N, K), less the mean of their class."""
-    means = pd.DataFrame(values).groupby(labels).transform("mean")
-    return values - means.to_numpy().reshape(values.shape)
-
-
-def _squares(values: Floats, labels: Floats, weights: Floats) -> Floats:
-    """Weighted sum of squares about the weighted mean of each class, for every row of (n, N) weights."""
-    v, classes = _centred(values, labels), labels[:, None] == np.unique(labels)
-    return weights @ v**2 - sum((weights @ (v * of)) ** 2 / np.maximum(weights @ of, 1) for of in classes.T)
-
-
-def _explained(residual: Floats, total: Floats) -> Floats:
-    """1 − residual/total, NaN for a replicate whose shapes are all equal."""
-    return 1 - residual / np.where(total > _CONSTANT, total, np.nan)
 
 
 def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:

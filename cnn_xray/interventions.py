@@ -265,6 +265,20 @@ def swap_conflict(swapped: pd.DataFrame, seed: int = 0) -> Comparison:
     return compare((same - other)[0], (same - other)[1:], images)
 
 
+def read_inside(swapped: pd.DataFrame, images: int) -> np.ndarray:
+    """What the network says of what is left of an image, (N,) logits: the mean over donors of both classes, evenly.
+
+    Parameters
+    ----------
+    swapped
+        `swap_effects` of one region: what lies in it says nothing of the label any more.
+    images
+        N, of the images that were numbered; NaN for those without donors of both classes.
+    """
+    means = swapped.groupby(["recipient", "cross"])["composite"].mean().unstack()
+    return means.mean(axis=1, skipna=False).reindex(range(images)).to_numpy()
+
+
 def pair_counts(swapped: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:
     """What the figures of `reliance` rest on; one row a class of recipients, index NORMAL, PNEUMONIA.
 

@@ -251,19 +251,6 @@ def _views(images: np.ndarray, tta: str) -> Iterator[np.ndarray]:
             yield moved[:, :, ::-1]
 
 
-def pooled(model: Any, images: np.ndarray) -> np.ndarray:
-    """The features after global average pooling, (N, K) float32.
-
-    Parameters
-    ----------
-    model
-        Of `network.build`.
-    images : ndarray (N, S, S) uint8
-    """
-    below = backend.start().Model(model.input, model.get_layer("gap").output)
-    return np.asarray(below.predict(**backend.feed(images), verbose=0), np.float32)
-
-
 def probability(logits: np.ndarray) -> np.ndarray:
     """Sigmoid, float64, without overflow.
 

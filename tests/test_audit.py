@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import r2_score
 
-from cnn_xray import InputError, audit, statistics
+from cnn_xray import InputError, audit
 from cnn_xray.audit import (
-    auc_where_size_tells_little,
+    auc_on_equal_sizes,
     fine_structure,
     log_odds,
-    matched_auc,
     median_sizes,
     near_duplicates,
     perceptual_hash,
-    shape_probe,
     shifted_correlation,
     size_only_probe,
-    stratified_auc,
 )
 from cnn_xray.metrics import auc_with_interval
-from cnn_xray.statistics import bootstrap_weights, interval
 
 NAN = float("nan")
 
@@ -116,285 +110,112 @@ def test_log_odds_tie_what_differs_in_the_last_bit_and_stay_finite():
     assert ends[0] == -ends[1] < -30 and np.isnan(ends[2])
 
 
-# Strata. In the first 3 of 4 pairs are in order; in the second 1½ of 3 (one tie, one right, one wrong).
-LABELS = [1, 1, 0, 0, 1, 0, 0, 0]
-SCORES = [0.8, 0.4, 0.6, 0.2, 0.5, 0.5, 0.1, 0.9]
-CONFOUNDER = [-1, -1, -1, -1, 2, 2, 2, 2]
+# Pairs. The standard deviations within class are 1 and 1. Sizes 0, 2 (positive) and 1, −1 (negative).
+FOUR = {
+    "labels": [1, 1, 0, 0],
+    "scores": [3.0, 1.0, 2.0, 1.0],
+    "inside": [1.0, 0.0, 0.0, 1.0],
+    "confounder": [0.0, 2.0, 1.0, -1.0],
+    "patients": people(4),
+}
 
 
-def test_two_strata_by_hand():
-    result = stratified_auc(LABELS, SCORES, CONFOUNDER, people(8))
-    assert result.auc.value == pytest.approx(4.5 / 7) and result.auc.n == 8
-    assert 0 <= result.auc.low < 4.5 / 7 < result.auc.high <= 1
-    assert result.confounder_auc.value == result.confounder_auc.low == result.confounder_auc.high == 0.5
-    table = result.table
-    assert table.index.tolist() == [1, 2] and table.index.name == "stratum"
-    assert table["confounder_low"].tolist() == table["confounder_high"].tolist() == [-1, 2]
-    assert table["n_positive"].tolist() == [2, 1] and table["n_negative"].tolist() == [2, 3]
-    assert table["auc"].tolist() == [0.75, 0.5] and table["confounder_auc"].tolist() == [0.5, 0.5]
+def test_two_and_two_by_hand():
+    found = auc_on_equal_sizes(**FOUR, calipers=(1.0, 5.0))
+    # At most 1 apart are 0 – 1, 0 – −1 and 2 – 1. The score orders the first two and not the third (1 < 2); size orders
+    # the second and third. Inside, these are ahead by 1, 0 and 0. Of the pairs of any size 2 – −1 is behind by 1 and in
+    # no bin of theirs but the lowest; there are as many bins as values, so it counts with the two that are ahead by 0.
+    one = found.loc[1.0]
+    assert one["equal size"].value == pytest.approx(2 / 3) and one["size alone"].value == pytest.approx(2 / 3)
+    assert one["pairs"] == 3 and one["equal size"].n == 4
+    # Ahead by 1: one pair, in order. Ahead by 0 or less: 0 – −1 (in order), 2 – 1 (not), 2 – −1 (a tie): 1.5 of 3.
+    assert one["any size, as hard"].value == pytest.approx((1 * 1 + 2 * 0.5) / 3)
+    assert one["owed to size"].value == pytest.approx(0)
+    wide = found.loc[5.0]  # every pair is of equal size: the plain AUC, and nothing to take out
+    plain = auc_with_interval(FOUR["labels"], [0.9, 0.2, 0.5, 0.2], FOUR["patients"])
+    assert wide["equal size"].value == wide["any size, as hard"].value == plain.value == 0.625 and wide["pairs"] == 4
 
 
-def test_only_pairs_of_one_stratum_count():
-    y, c, s = confounded(200)
-    s = s.round(1)  # with ties
-    result = stratified_auc(y, s, c, people(200))
-    stratum = np.argsort(np.argsort(c)) // 40
-    wins = pairs = 0.0
-    for i in np.flatnonzero(y == 1):
-        for j in np.flatnonzero((y == 0) & (stratum == stratum[i])):
-            pairs += 1
-            wins += 1.0 if s[i] > s[j] else 0.5 if s[i] == s[j] else 0.0
-    assert result.auc.value == pytest.approx(wins / pairs)
-    table = result.table
-    assert (table["n_positive"] + table["n_negative"]).tolist() == [40] * 5
-    assert (table["confounder_high"].to_numpy()[:-1] < table["confounder_low"].to_numpy()[1:]).all()
+def test_pairs_of_any_size_are_weighted_as_hard_as_those_of_equal_size():
+    # Three of four pairs of equal size are hard (inside: a tie) and the score orders none; of any size, half are hard.
+    found = auc_on_equal_sizes(
+        labels=[1, 1, 0, 0, 0, 0],
+        scores=[2, 1, 2, 1, 0, 0],
+        inside=[0, 0, 0, 0, -1, -1],
+        confounder=[0, 9, 0, 9, 0, 50],
+        patients=people(6),
+        calipers=(0,),
+    ).loc[0]
+    # Equal: 1st – 3rd and 2nd – 4th tie (0.5), 1st – 5th is in order and easy. Of any size the hard ones: two ties, 1st
+    # – 4th in order, 2nd – 3rd not; so 0.5. The easy ones are all in order.
+    assert found["pairs"] == 3 and found["equal size"].value == pytest.approx(2 / 3)
+    assert found["any size, as hard"].value == pytest.approx((2 * 0.5 + 1 * 1) / 3)
 
 
-def test_the_confounder_itself_is_worth_little_within_strata_and_nothing_when_matched():
-    y, c, _ = confounded()
-    assert auc_with_interval(y, 1 / (1 + np.exp(-c)), people(600)).value > 0.85
-    five = stratified_auc(y, c, c, people(600))
-    assert 0.5 < five.auc.value < 0.68 and five.auc == five.confounder_auc
-    whole = np.clip(c.round(), 0, 2)  # three values, each a stratum of its own
-    assert stratified_auc(y, whole, whole, people(600)).auc.value == pytest.approx(0.5)
-    matched = matched_auc(y, c, c, people(600))
-    assert matched.auc == matched.confounder_auc and matched.auc.value == pytest.approx(0.5, abs=0.06)
-    assert matched_auc(y, c, c, people(600), caliper=0.02).auc.value == pytest.approx(0.5, abs=0.01)
+def mixed(use_of_size: float, n: int = 600) -> dict[str, np.ndarray]:
+    """A network that reads disease, inside, and size beside it. Large images are easier: disease and size go together."""
+    y, size, _ = confounded(n)
+    noise = np.random.default_rng(1).normal(size=(2, n))
+    inside = 1.2 * y + 0.4 * size + noise[0]
+    score = inside + use_of_size * size + 0.3 * noise[1]
+    return {"labels": y, "scores": score, "inside": inside, "confounder": size, "patients": np.array(people(n))}
 
 
-def test_a_good_score_that_is_no_confounder_stays_good():
-    y, c, s = confounded()
-    patients = [f"p{row // 2}" for row in range(600)]
-    raw = auc_with_interval(y, 1 / (1 + np.exp(-s)), patients)
-    for adjusted in (stratified_auc(y, s, c, patients).auc, matched_auc(y, s, c, patients).auc):
-        assert adjusted.low < raw.value < adjusted.high and adjusted.value == pytest.approx(raw.value, abs=0.04)
+def test_what_is_harder_is_told_from_what_is_owed_to_size():
+    whole = {use: auc_with_interval(y, 1 / (1 + np.exp(-s)), names).value
+             for use in (0.0, 1.0) for y, s, _, _, names in [mixed(use).values()]}  # fmt: skip
+    honest, user = (auc_on_equal_sizes(**mixed(use)).loc[0.2] for use in (0.0, 1.0))
+    # On pairs of equal size both lose: for the one the pairs are harder, the other misses size.
+    assert honest["equal size"].value < whole[0.0] - 0.02 and user["equal size"].value < whole[1.0] - 0.02
+    assert honest["owed to size"].low < 0 < honest["owed to size"].high and honest["owed to size"].value < 0.01
+    assert user["owed to size"].low > 0.02
+    for one in (honest, user):
+        assert one["size alone"].value == pytest.approx(0.5, abs=0.06)
+        assert one["any size, as hard"].value - one["equal size"].value == pytest.approx(one["owed to size"].value)
+    # A network that reads size alone falls to what size alone reaches.
+    size = mixed(0.0) | {"scores": mixed(0.0)["confounder"]}
+    found = auc_on_equal_sizes(**size).loc[0.2]
+    assert found["equal size"].value == found["size alone"].value and found["owed to size"].low > 0.2
 
 
-def test_one_stratum_is_the_plain_auc_with_its_interval():
-    y, _, s = confounded(100)
-    p, patients = 1 / (1 + np.exp(-s)), [f"p{row // 3}" for row in range(100)]
-    result = stratified_auc(y, p, np.full(100, 0.3), patients, seed=5)
-    plain = auc_with_interval(y, p, patients, seed=5)
-    assert (result.auc.value, result.auc.low, result.auc.high) == pytest.approx((plain.value, plain.low, plain.high))
-    assert len(result.table) == 1
+def test_a_score_that_is_inside_owes_nothing_to_size():
+    known = mixed(0.0)
+    found = auc_on_equal_sizes(**known | {"scores": known["inside"]})
+    assert (found["owed to size"].map(lambda one: abs(one.value)) < 0.01).all()
 
 
-def test_equal_values_share_a_stratum():
-    table = stratified_auc(
-        [0, 1] * 50, np.arange(100), np.repeat([0.0, 1, 2, 3, 4, 5], [1, 1, 1, 1, 1, 95]), people(100)
-    )
-    assert (table.table["n_positive"] + table.table["n_negative"]).tolist() == [5, 95]
+def test_images_of_unknown_size_or_without_a_reading_are_left_out():
+    more = {
+        "labels": [1, 0],
+        "scores": [0.0, 1.0],
+        "inside": [NAN, 5.0],
+        "confounder": [0.5, NAN],
+        "patients": ["x", "y"],
+    }
+    found = auc_on_equal_sizes(**{name: [*FOUR[name], *more[name]] for name in FOUR}, calipers=(1.0,))
+    assert found.loc[1.0].equals(auc_on_equal_sizes(**FOUR, calipers=(1.0,)).loc[1.0])
 
 
-def test_a_stratum_without_a_class_is_nan_and_does_not_count():
-    result = stratified_auc(LABELS + [1, 1], SCORES + [0, 0], CONFOUNDER + [7, 7], people(10))
-    assert result.auc.value == pytest.approx(4.5 / 7) and result.auc.n == 8
-    assert result.table.loc[3, ["auc", "low", "high", "confounder_auc"]].isna().all()
-    assert result.table.loc[3, ["n_positive", "n_negative"]].tolist() == [2, 0]
+def test_what_cannot_be_compared_is_nan():
+    for change in ({"confounder": [NAN] * 4}, {"labels": [0] * 4}, {"confounder": [1, 1, 0, 0]}):
+        found = auc_on_equal_sizes(**FOUR | change)
+        assert found["pairs"].tolist() == [0, 0] and all(math.isnan(one.value) for one in found["equal size"])
+    one = auc_on_equal_sizes(**FOUR | {"patients": ["one"] * 4}, calipers=(1.0,)).loc[1.0, "equal size"]
+    assert one.value == pytest.approx(2 / 3) and math.isnan(one.low)
 
 
-def test_unknown_confounders_are_left_out():
-    labels, scores, confounder = LABELS + [1, 0], SCORES + [0, 1], CONFOUNDER + [NAN, NAN]
-    result = stratified_auc(labels, scores, confounder, people(10))
-    assert result.auc.value == pytest.approx(4.5 / 7) and result.auc.n == 8
-    matched = matched_auc(labels, scores, confounder, people(10))
-    assert len(matched.table) == 3 and matched.table.to_numpy().max() < 8
-
-
-def test_one_patient_gives_no_interval():
-    result = stratified_auc(LABELS, SCORES, CONFOUNDER, ["one"] * 8)
-    assert result.auc.value == pytest.approx(4.5 / 7) and math.isnan(result.auc.low) and math.isnan(result.auc.high)
-    assert result.table[["low", "high"]].isna().all(axis=None)
-
-
-# Matching. Both classes have variance 14, so the caliper is 0.2·√14 = 0.75: it lets 0 – 0.5 and 3 – 3.5 through.
-THREE = ([1, 1, 1, 0, 0, 0], [0.9, 0.4, 0.0, 1.0, 0.5, 0.1], [0, 3, 9, -5.5, 0.5, 3.5])
-
-
-def pairs_of(result):
-    return result.table[["positive", "negative"]].to_numpy().tolist()
-
-
-def test_three_and_three_matched_by_hand():
-    result = matched_auc(*THREE, people(6))
-    assert pairs_of(result) == [[0, 4], [1, 5]]
-    # .9 beats .5 and .1, .4 beats .1 only; of the confounders only 3 > 0.5 is in order.
-    assert result.auc.value == 0.75 and result.confounder_auc.value == 0.25 and result.auc.n == 4
-
-
-def test_the_caliper_is_in_standard_deviations_within_class():
-    assert len(matched_auc(*THREE, people(6), caliper=0.13).table) == 0  # 0.13·√14 = 0.486
-    assert len(matched_auc(*THREE, people(6), caliper=0.14).table) == 2  # 0.14·√14 = 0.524
-    assert len(matched_auc(*THREE, people(6), caliper=100).table) == 3
-    for caliper in (-0.1, NAN):
-        with pytest.raises(InputError, match="caliper"):
-            matched_auc(*THREE, people(6), caliper=caliper)
-
-
-def test_partners_are_never_of_one_patient():
-    c = [0, 10, 0, 10]  # the caliper is 0.2·5 = 1
-    assert pairs_of(matched_auc([1, 1, 0, 0], [1, 1, 0, 0], c, ["a", "b", "a", "c"])) == [[1, 3]]
-    assert len(matched_auc([1, 1, 0, 0], [1, 1, 0, 0], c, ["a"] * 4).table) == 0
-
-
-def test_more_pairs_come_before_nearer_ones_and_of_as_many_the_nearest():
-    # Both standard deviations are 0.5, so the caliper is 0.65. Nearest first would take 1 – 0.6 and leave 0 alone.
-    result = matched_auc([1, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0.6, 1.6], people(4), caliper=1.3)
-    assert pairs_of(result) == [[0, 2], [1, 3]]
-    result = matched_auc([1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0.9, 2], people(4), caliper=9)
-    assert pairs_of(result) == [[0, 2]]
-
-
-def test_the_matched_interval_is_that_of_the_matched_images():
-    y, c, s = confounded(200)
-    p, patients = 1 / (1 + np.exp(-s)), np.array([f"p{row // 3}" for row in range(200)])
-    result = matched_auc(y, p, c, patients, seed=2)
-    rows = result.table.to_numpy().ravel()
-    plain = auc_with_interval(y[rows], p[rows], patients[rows], seed=2)
-    assert (result.auc.value, result.auc.low, result.auc.high) == pytest.approx((plain.value, plain.low, plain.high))
-    assert len(set(rows)) == len(rows) == result.auc.n and (y[result.table.to_numpy()] == [1, 0]).all()
-
-
-def test_the_seed_and_not_the_row_decides_between_equal_matches():
-    labels, scores = [1] * 20 + [0] * 4, np.arange(24)
-    chosen = [
-        matched_auc(labels, scores, [0] * 24, people(24), seed=n).table["positive"].tolist() for n in (0, 1, 2, 0)
-    ]
-    assert len({tuple(rows) for rows in chosen}) > 1 and all(len(rows) == 4 for rows in chosen)
-    assert chosen[0] == chosen[3]
-
-
-@pytest.mark.parametrize("function", [stratified_auc, matched_auc])
-def test_what_cannot_be_compared_is_nan(function):
-    for labels, confounder in (
-        ([1, 1, 0, 0], [NAN] * 4),
-        ([0, 0, 0, 0], [0, 0, 1, 1]),
-        ([1, 1, 0, 0], [1, 1, 0, 0]),  # no spread within class
-    ):
-        result = function(labels, [0.1, 0.2, 0.3, 0.4], confounder, people(4))
-        for e in (result.auc, result.confounder_auc):
-            assert math.isnan(e.value) and math.isnan(e.low) and e.n == 0
-    assert matched_auc([1, 1, 0, 0], [1, 2, 3, 4], [NAN] * 4, people(4)).table.shape == (0, 2)
-
-
-@pytest.mark.parametrize("function", [stratified_auc, matched_auc])
-def test_bad_input_is_a_sentence(function):
-    good = {"labels": [1, 0], "scores": [0.1, 0.2], "confounder": [0.0, 0.0], "patients": ["a", "b"]}
+def test_bad_input_is_a_sentence():
     for change, sentence in (
-        ({"labels": [1, 2]}, "Labels must be 0 or 1: row 1 has 2"),
-        ({"scores": [0.1, NAN]}, "Scores must be finite .*row 1"),
-        ({"confounder": [0, -math.inf]}, "Confounder must be finite, or NaN .*row 1 has -inf"),
+        ({"labels": [1, 2, 0, 0]}, "Labels must be 0 or 1: row 1 has 2"),
+        ({"scores": [0.1, NAN, 0, 0]}, "Scores must be finite .*row 1"),
+        ({"confounder": [0, -math.inf, 0, 0]}, "Confounder must be finite, or NaN .*row 1 has -inf"),
         ({"patients": ["a"]}, r"patients \(1,\)"),
-        ({"patients": ["a", None]}, "Patients must be known"),
+        ({"patients": ["a", None, "b", "c"]}, "Patients must be known"),
+        ({"calipers": (0.2, NAN)}, "caliper is nan"),
+        ({"calipers": (-0.1,)}, "caliper is -0.1"),
     ):
         with pytest.raises(InputError, match=sentence):
-            function(**(good | change))
-
-
-# The shape probe learns "shape = first feature" from these, and the second feature is noise.
-RNG = np.random.default_rng(0)
-X_TRAIN = RNG.uniform(-3, 3, (400, 2))
-Y_TRAIN = np.arange(400) % 2
-X_TEST = np.array([[0.0, 0], [1, 0], [2, 0], [3, 0]])
-Y_TEST = [0, 0, 1, 1]
-
-
-def shape_known(x_train, shape_train, x_test, shape_test, labels_train, labels_test, patients, seed=0):
-    """`shape_probe` of features and shapes given outright: an image holds its row number, its sizes hold the shape."""
-    shape = np.concatenate([shape_train, shape_test]).astype(float)
-    table = pd.DataFrame({"original_width": 1000 * np.exp(shape), "original_height": 1000.0})
-    table["label"] = np.concatenate([labels_train, labels_test])
-    table["patient"] = [*people(len(shape_train)), *patients]
-    features = np.concatenate([x_train, x_test])
-    rows = {"val": np.arange(len(shape_train)), "test": np.arange(len(shape_train), len(shape))}
-    data = SimpleNamespace(table=table, pixels=np.arange(len(shape)), rows=rows.get)
-    return shape_probe(lambda images: features[images], data, seed)
-
-
-def test_r2_by_hand():
-    result = shape_known(X_TRAIN, X_TRAIN[:, 0], X_TEST, [0, 1, 2, 4], Y_TRAIN, Y_TEST, people(4))
-    # Errors 0, 0, 0, 1; squares about the mean 1.75 add up to 8.75. Within class the errors are 0, 0, −½, ½ and the
-    # shapes −½, ½, −1, 1.
-    assert result.r2.value == pytest.approx(1 - 1 / 8.75, abs=1e-3)
-    assert result.r2_within_class.value == pytest.approx(1 - 0.5 / 2.5, abs=1e-3)
-    assert result.r2.n == 4
-    # A constant error counts overall and not within class.
-    result = shape_known(X_TRAIN, X_TRAIN[:, 0], X_TEST, [1, 2, 3, 4], Y_TRAIN, Y_TEST, people(4))
-    assert result.r2.value == pytest.approx(1 - 4 / 5, abs=1e-3)
-    assert result.r2_within_class.value == pytest.approx(1, abs=1e-3)
-
-
-def test_features_that_know_the_label_alone_know_no_shape_within_class():
-    rng = np.random.default_rng(1)
-    y = np.arange(600) % 2
-    shape = y + rng.normal(0, 0.5, 600)
-    features = np.c_[y + rng.normal(0, 0.1, 600), rng.normal(size=(600, 7))]
-    for know in (False, True):
-        if know:
-            features[:, 3] = 100 * shape
-        a, b = slice(0, 300), slice(300, 600)
-        result = shape_known(features[a], shape[a], features[b], shape[b], y[a], y[b], people(300))
-        assert result.r2.value > 0.3 and result.r2.low < result.r2.value < result.r2.high
-        assert result.r2_within_class.value == pytest.approx(1.0 if know else 0.0, abs=0.05)
-
-
-def test_the_r2_intervals_are_those_of_repeated_rows(monkeypatch):
-    monkeypatch.setattr(statistics, "REPLICATES", 300)
-    rng = np.random.default_rng(2)
-    x, y = rng.normal(size=(60, 2)), np.arange(60) % 2
-    shape = x[:, 0] + y + rng.normal(0, 0.7, 60)
-    patients = np.array([f"p{row // 2}" for row in range(60)])
-    slope_one = X_TRAIN[:, 0]  # the fitted line is the first feature, up to the penalty
-    result = shape_known(X_TRAIN, slope_one, x, shape, Y_TRAIN, y, patients, seed=4)
-    replicates = []
-    for w in bootstrap_weights(patients, 300, seed=4):
-        truth, guess, label = (np.repeat(v, w) for v in (shape, x[:, 0], y))
-        within = [v - np.array([v[label == k].mean() for k in (0, 1)])[label] for v in (truth, guess)]
-        replicates.append((r2_score(truth, guess), r2_score(*within)))
-    overall, within = np.transpose(replicates)
-    assert (result.r2.low, result.r2.high) == pytest.approx(interval(overall), abs=1e-3)
-    assert (result.r2_within_class.low, result.r2_within_class.high) == pytest.approx(interval(within), abs=1e-3)
-
-
-def test_images_of_one_shape_or_of_none_are_nan():
-    square, varied, same_ratio = np.zeros(400), X_TRAIN[:, 0], np.log(np.arange(2, 802, 2)) - np.log(np.arange(1, 401))
-    for train, test in (
-        (square, np.zeros(4)),
-        (same_ratio, [0, 1, 2, 3]),
-        (varied, [2, 2, 2, 2]),
-        (np.full(400, NAN), [0, 1, 2, 3]),
-        (varied, [NAN] * 4),
-    ):
-        result = shape_known(X_TRAIN, train, X_TEST, test, Y_TRAIN, Y_TEST, people(4))
-        assert all(math.isnan(e.value) and math.isnan(e.low) for e in (result.r2, result.r2_within_class))
-
-
-def test_shape_that_is_the_label_is_nan_within_class_only():
-    result = shape_known(np.c_[Y_TRAIN], 0.3 * Y_TRAIN, np.c_[Y_TEST], [0, 0, 0.3, 0.3], Y_TRAIN, Y_TEST, people(4))
-    assert result.r2.value == pytest.approx(1, abs=1e-3) and math.isnan(result.r2_within_class.value)
-
-
-def test_unknown_shapes_are_left_out_and_one_patient_has_no_interval():
-    train = X_TRAIN[:, 0].copy()
-    train[:10] = NAN
-    result = shape_known(X_TRAIN, train, X_TEST, [0, 1, NAN, 3], Y_TRAIN, Y_TEST, ["one"] * 4)
-    assert result.r2.n == 3 and result.r2.value == pytest.approx(1, abs=1e-3) and math.isnan(result.r2.low)
-
-
-def test_what_size_cannot_explain_is_one_table():
-    rng = np.random.default_rng(0)
-    labels = np.arange(200) % 2
-    sizes = pd.DataFrame({"original_width": 1000 + 300 * labels + rng.integers(0, 500, 200), "original_height": 1000})
-    images = sizes.assign(label=labels, patient=people(200))
-    probe = size_only_probe(images, images)
-    found, strata = auc_where_size_tells_little(labels, 2.0 * labels + rng.normal(size=200), probe, people(200))
-    matched = [f"matched on size, caliper {caliper}" for caliper in (0.2, 0.05)]
-    assert found.index.tolist() == ["all test images", "within five strata of size", *matched]
-    size_alone = [one.value for one in found["size alone"]]
-    assert size_alone[0] > size_alone[1] > size_alone[3] and found["images"].iloc[0] == 200
-    assert all(one.value > 0.85 for one in found["network"]) and len(strata) == 5
-    same = size_only_probe(images.assign(original_width=1000), images.assign(original_width=1000))
-    assert all(one.empty for one in auc_where_size_tells_little(labels, labels, same, people(200)))
+            auc_on_equal_sizes(**FOUR | change)
 
 
 def chest(seed: int, size: int = 128) -> np.ndarray:

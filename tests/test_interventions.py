@@ -121,6 +121,16 @@ def test_tau_and_flips_of_four_images_worked_by_hand():
     assert all(math.isnan(found[name].p) for name in FIGURES)  # of four images too many draws lack a class
 
 
+def test_what_is_read_inside_is_the_mean_over_donors_of_both_classes():
+    pairs = by_hand([0, 0, 0, 2, 2, 3], [1, 2, 3, 0, 3, 0], [False, True, True, True, False, True], [1, 2, 4, 5, 7, 1])
+    found = interventions.read_inside(pairs, 4)
+    np.testing.assert_array_equal(found, [(1 + (2 + 4) / 2) / 2, np.nan, 6, np.nan])
+    # A network of the border alone reads nothing that differs inside, where every image gets the same borders.
+    made = swapped(of_both, dataset(), "border")
+    of_the_border = interventions.read_inside(swapped(of_border, dataset(), "border"), 4)
+    np.testing.assert_allclose(interventions.read_inside(made, 4) - of_the_border, of_centre(dataset().pixels))
+
+
 def test_tau_has_the_same_sign_in_both_classes():
     found = relied(lambda images: -of_border(images), dataset(), "border")
     assert found["tau NORMAL"].value == found["tau PNEUMONIA"].value == pytest.approx(-4.5)

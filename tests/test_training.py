@@ -83,15 +83,6 @@ def test_training_is_repeatable_even_where_images_are_erased():
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_pooled_features_and_the_logit_weights_give_the_logit():
-    p = TrainParameters(image_size=32, width=4)
-    model = network.build(p)
-    images = np.random.default_rng(0).integers(0, 256, (5, 32, 32)).astype(np.uint8)
-    kernel, bias = model.get_layer("logit").get_weights()
-    by_hand = (training.pooled(model, images) @ kernel + bias)[:, 0]
-    np.testing.assert_allclose(by_hand, training.predict(model, images), atol=1e-5)
-
-
 def test_a_training_that_diverged_is_told_in_a_sentence():
     sentence = r"^Training diverged in epoch 1; try a learning_rate below 0\.01\.$"
     with pytest.raises(InputError, match=sentence):
