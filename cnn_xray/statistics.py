@@ -1,11 +1,10 @@
-"""Patient-cluster bootstrap (how far a number would move had other patients been examined) and paired tests.
+"""Intervals: over patients by a cluster bootstrap (had others been examined), and over trainings (had others been run).
 
 Images of one patient are not independent, so patients are drawn, not images (Efron & Tibshirani 1993, ch. 8;
 Field & Welsh 2007). Drawing a patient twice counts each of its images twice: a replicate is a row of image
 weights, and any weighted statistic (``sample_weight`` in scikit-learn) gives its bootstrap replicate.
 
-``delong``, ``mcnemar`` and ``hodges_lehmann`` take their rows as independent: one image a patient, or one
-number a patient. With several images a patient, ``bootstrap_p`` on the replicates is the test to use.
+``hodges_lehmann`` takes its rows as independent: one number a patient.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ _Z = float(stats.norm.ppf(0.975))  # the normal quantile of a two-sided 95 % int
 _EXACT = 50  # differences up to which the signed-rank distribution is enumerated, as in scipy.stats.wilcoxon
 _RULES: dict[str, tuple[Callable[..., Any], str]] = {  # by the first word of a column's name
     "labels": (lambda v: np.isin(v, (0, 1)), "must be 0 or 1"),
-    "right": (lambda v: np.isin(v, (0, 1)), "must be False or True (0 or 1)"),
     "probabilities": (lambda v: (v >= 0) & (v <= 1), "must lie in 0..1 (a logit needs its sigmoid; NaN: diverged)"),
     "scores": (np.isfinite, "must be finite (NaN means a model that diverged)"),
     "confounder": (lambda v: ~np.isinf(v), "must be finite, or NaN where unknown"),
@@ -91,9 +89,9 @@ def checked_columns(*, least: int = 1, **columns: ArrayLike | Patients) -> list[
     least : int
         The number of images that there must be.
     **columns : array_like (N,)
-        The first word of a name is its rule: ``labels`` (0 or 1), ``right`` (False or True), ``probabilities``
-        (0..1), ``scores`` (finite), ``confounder`` (finite, or NaN where unknown), ``patients`` (any
-        value, none missing). By any other name: numbers, NaN and infinity among them.
+        The first word of a name is its rule: ``labels`` (0 or 1), ``probabilities`` (0..1), ``scores``
+        (finite), ``confounder`` (finite, or NaN where unknown), ``patients`` (any value, none missing). By any
+        other name: numbers, NaN and infinity among them.
 
     Returns
     -------
@@ -371,77 +369,6 @@ def pooled(estimates: Sequence[Estimate]) -> Comparison:
         return Comparison(value, estimates[0].low, estimates[0].high, n)
     width = math.hypot(over_trainings(values).high - value, half.mean())
     return Comparison(value, value - width, value + width, n)
-
-
-def delong(labels: ArrayLike, scores_a: ArrayLike, scores_b: ArrayLike) -> Comparison:
-    """Difference of two AUCs (a − b) on the same images, with DeLong's test against 0.
-
-    Parameters
-    ----------
-    labels : array_like (N,)
-        0 or 1.
-    scores_a, scores_b : array_like (N,)
-        Finite, higher for label 1, on any scale; ties count half.
-
-    Returns
-    -------
-    Comparison
-        With the normal interval, clipped to −1..1. All NaN when a class is absent; a class with one image gives the
-        value alone. A standard error of 0 gives no interval, and p = 1 where there is no
-        difference, else NaN: the method has nothing to go by, and p = 0 would be claimed of four images too.
-
-    Raises
-    ------
-    InputError
-        On other labels, scores that are not finite, unequal lengths.
-
-    References
-    ----------
-    DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837.
-    """
-    y, a, b = checked_columns(labels=labels, scores_a=scores_a, scores_b=scores_b)
-    positive = y == 1
-    # (m, n) by how much more a has each pair in order than b; sums of halves are exact, so equal ones have no variance.
-    of_a, of_b = (np.heaviside(score[positive][:, None] - score[~positive], 0.5) for score in (a, b))
-    gained = of_a - of_b
-    m, n = gained.shape
-    value = float(gained.mean()) if gained.size else math.nan
-    if m < 2 or n < 2:
-        return Comparison(value, n=len(y))
-    se = math.sqrt(gained.sum(axis=1).var(ddof=1) / n**2 / m + gained.sum(axis=0).var(ddof=1) / m**2 / n)
-    if not se:
-        return Comparison(value, n=len(y), p=math.nan if value else 1.0)
-    low, high = max(value - _Z * se, -1.0), min(value + _Z * se, 1.0)
-    return Comparison(value, low, high, len(y), p=float(2 * stats.norm.sf(abs(value) / se)))
-
-
-def mcnemar(right_a: ArrayLike, right_b: ArrayLike) -> Comparison:
-    """Difference in the share of images that a and b get right (a − b), with McNemar's exact test.
-
-    Parameters
-    ----------
-    right_a, right_b : array_like (N,)
-        True (1) where the image is called rightly, else False (0); the same images.
-
-    Returns
-    -------
-    Comparison
-        p is binomial on the images that only one gets right, 1 when there are none. No interval: `paired_difference`
-        has the patients'.
-
-    Raises
-    ------
-    InputError
-        On other values, unequal lengths, no image.
-
-    References
-    ----------
-    McNemar 1947, Psychometrika 12:153.
-    """
-    a, b = checked_columns(right_a=right_a, right_b=right_b)
-    only_a, only_b = np.sum(a > b), np.sum(a < b)
-    p = 2 * float(stats.binom.cdf(min(only_a, only_b), only_a + only_b, 0.5))
-    return Comparison(float(np.mean(a - b)), n=len(a), p=min(1.0, p))
 
 
 def hodges_lehmann(differences: ArrayLike) -> Estimate:

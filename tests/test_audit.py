@@ -153,7 +153,7 @@ def test_pairs_of_any_size_are_weighted_as_hard_as_those_of_equal_size():
 
 
 def mixed(use_of_size: float, n: int = 600) -> dict[str, np.ndarray]:
-    """A network that reads disease, inside, and size beside it. Large images are easier: disease and size go together."""
+    """A network that reads disease, inside, and size beside it. Disease and size go together: some pairs are easy."""
     y, size, _ = confounded(n)
     noise = np.random.default_rng(1).normal(size=(2, n))
     inside = 1.2 * y + 0.4 * size + noise[0]

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from cnn_xray import InputError
-from cnn_xray.metrics import weighted_auc
+from cnn_xray.metrics import auc_difference
 from cnn_xray.statistics import (
     REPLICATES,
     Estimate,
@@ -17,11 +17,9 @@ from cnn_xray.statistics import (
     checked_columns,
     cluster_mean,
     compare,
-    delong,
     estimate,
     hodges_lehmann,
     interval,
-    mcnemar,
     over_trainings,
     paired_difference,
     pooled,
@@ -29,23 +27,6 @@ from cnn_xray.statistics import (
 )
 
 NAN = float("nan")
-
-# Five positives and four negatives; scores tie within and across the classes.
-LABELS = np.array([1, 0, 1, 1, 0, 0, 1, 0, 1])
-SCORES_A = np.array([0.9, 0.4, 0.4, 0.7, 0.7, 0.1, 0.6, 0.2, 0.7])
-SCORES_B = np.array([0.5, 0.5, 0.8, 0.3, 0.6, 0.3, 0.2, 0.3, 0.9])
-
-
-def placements(scores: np.ndarray) -> tuple[list[float], list[float]]:
-    """DeLong's structural components of LABELS, pair by pair: of each positive and of each negative."""
-    positives, negatives = scores[LABELS == 1], scores[LABELS == 0]
-    wins = [[1.0 if x > y else 0.5 if x == y else 0.0 for y in negatives] for x in positives]
-    return [sum(row) / 4 for row in wins], [sum(column) / 5 for column in zip(*wins, strict=True)]
-
-
-def covariance(u: list[float], v: list[float]) -> float:
-    mean_u, mean_v = sum(u) / len(u), sum(v) / len(v)
-    return sum((a - mean_u) * (b - mean_v) for a, b in zip(u, v, strict=True)) / (len(u) - 1)
 
 
 def test_an_image_weighs_as_often_as_its_patient_was_drawn():
@@ -80,7 +61,6 @@ def test_columns_come_back_as_numbers_and_patients_as_text():
     [
         ({"labels": [0, 2, 3]}, r"Labels must be 0 or 1: row 1 has 2.0 \(2 such\)"),
         ({"labels": [0, NAN]}, "Labels must be 0 or 1: row 1 has nan"),
-        ({"right_a": [0.9, 1]}, "Right_a must be False or True .*row 0"),
         ({"probabilities": [0.1, 3.5]}, r"Probabilities must lie in 0..1 .*sigmoid.*row 1 has 3.5 \(1 such\)"),
         ({"probabilities": [0.1, NAN]}, "row 1 has nan"),
         ({"scores_b": [math.inf, 1]}, "Scores_b must be finite .*diverged.*row 0 has inf"),
@@ -162,61 +142,23 @@ def test_an_estimate_prints_as_a_number_with_its_interval():
     assert str(Estimate(NAN, NAN, NAN, 0)) == "undefined"
 
 
-def test_delong_equals_the_structural_components_written_out():
-    (pos_a, neg_a), (pos_b, neg_b) = placements(SCORES_A), placements(SCORES_B)
-    of_positives = covariance(pos_a, pos_a) + covariance(pos_b, pos_b) - 2 * covariance(pos_a, pos_b)
-    of_negatives = covariance(neg_a, neg_a) + covariance(neg_b, neg_b) - 2 * covariance(neg_a, neg_b)
-    se = math.sqrt(of_positives / 5 + of_negatives / 4)
-    difference = (sum(pos_a) - sum(pos_b)) / 5
-    result = delong(LABELS, SCORES_A, SCORES_B)
-    assert result.value == pytest.approx(difference) and result.n == 9
-    assert (result.low, result.high) == pytest.approx((difference - 1.959964 * se, difference + 1.959964 * se))
-    assert result.p == pytest.approx(2 * stats.norm.sf(abs(difference) / se))
-    # Only the ranks of the scores count.
-    assert vars(delong(LABELS.astype(bool), np.exp(3 * SCORES_A), SCORES_B)) == pytest.approx(vars(result), nan_ok=True)
-
-
-def test_delong_agrees_with_the_bootstrap():
+def test_the_interval_of_a_difference_of_aucs_is_about_that_of_delong():
     rng = np.random.default_rng(0)
-    labels = np.repeat([0, 1], 150)
+    labels, rows = np.repeat([0, 1], 150), np.arange(300)
     shared = rng.normal(size=300) + labels
-    a, b = shared + rng.normal(size=300), shared + 2 * rng.normal(size=300)
-    weights = bootstrap_weights(np.arange(300), n=2000)
-    replicates = weighted_auc(labels, a, weights) - weighted_auc(labels, b, weights)
-    result = delong(labels, a, b)
-    assert (result.low, result.high) == pytest.approx(interval(replicates), abs=0.01)
-    assert result.p == pytest.approx(bootstrap_p(result.value, replicates), abs=0.02)
-
-
-def test_delong_without_variance_claims_nothing():
-    for a, b, value, p in (
-        ([4, 2, 3, 1], [0.4, 0.2, 0.3, 0.1], 0, 1),  # the same order twice
-        ([4, 2, 3, 1], [3, 1, 4, 2], 0.5, NAN),  # every image gains the same
-    ):
-        expected = {"value": value, "low": NAN, "high": NAN, "n": 4, "p": p}
-        assert vars(delong([1, 1, 0, 0], a, b)) == pytest.approx(expected, nan_ok=True)
-    alone = delong([1, 0, 0], [0.9, 0.95, 0.1], [0.9, 0.3, 0.1])  # one positive has no variance
-    assert alone.value == -0.5 and math.isnan(alone.low) and math.isnan(alone.p)
-
-
-def test_delong_is_undefined_without_both_classes():
-    for labels in ([1, 1, 1], [0, 0, 0]):
-        result = delong(labels, [0.1, 0.2, 0.3], [0.3, 0.2, 0.1])
-        assert np.isnan([result.value, result.low, result.high, result.p]).all()
-        assert result.n == 3 and str(result) == "undefined"
-
-
-def test_mcnemar_worked_by_hand():
-    # Of 20 images both get 8 right and 3 wrong; 8 only a, 1 only b: 2 (C(9,0) + C(9,1)) / 2⁹.
-    a = np.repeat([True, False, True, False], [8, 3, 8, 1])
-    b = np.repeat([True, False, False, True], [8, 3, 8, 1])
-    result = mcnemar(a, b)
-    assert result.value == pytest.approx(7 / 20) and result.n == 20
-    assert result.p == pytest.approx(2 * (1 + 9) / 2**9)
-    assert str(result) == "0.35 [no interval]"
-    assert mcnemar(b, a).value == pytest.approx(-7 / 20) and mcnemar(b, a).p == result.p
-    assert mcnemar(a, a).p == 1 and mcnemar(a, a).value == 0
-    assert mcnemar([True, False], [False, True]).p == 1
+    first, second = (
+        pd.DataFrame({"label": labels, "logit": shared + much * rng.normal(size=300), "patient": rows})
+        for much in (1, 2)
+    )
+    # DeLong, DeLong & Clarke-Pearson 1988: variance of how much more each image is in order with the first.
+    logits = [[one["logit"].to_numpy()[labels == label] for label in (1, 0)] for one in (first, second)]
+    of_first, of_second = ((positive[:, None] > negative).astype(float) for positive, negative in logits)
+    gained = of_first - of_second
+    se = math.sqrt(gained.mean(axis=1).var(ddof=1) / 150 + gained.mean(axis=0).var(ddof=1) / 150)
+    result = auc_difference(first, second)
+    assert result.value == pytest.approx(gained.mean())
+    assert (result.low, result.high) == pytest.approx((result.value - 1.96 * se, result.value + 1.96 * se), abs=0.01)
+    assert result.p == pytest.approx(2 * stats.norm.sf(abs(result.value) / se), abs=0.02)
 
 
 def test_hodges_lehmann_worked_by_hand():
@@ -334,11 +276,6 @@ def test_what_one_patient_or_no_value_gives_is_not_compared():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: delong([0, 2], [1, 2], [1, 2]), "Labels must be 0 or 1"),
-        (lambda: delong([0, 1], [1, 2], [1, NAN]), "Scores_b must be finite"),
-        (lambda: delong([0, 1], [1, 2], [1]), r"scores_b \(1,\)"),
-        (lambda: mcnemar([True], [True, False]), r"right_a \(1,\), right_b \(2,\)"),
-        (lambda: mcnemar([1, NAN], [1, 0]), "Right_a must be False or True"),
         (lambda: hodges_lehmann([[1.0, 2.0]]), r"differences \(1, 2\)"),
     ],
 )

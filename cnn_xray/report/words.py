@@ -321,14 +321,3 @@ def _cell(value: Any, digits: int) -> Any:
     if isinstance(value, Estimate):
         return format(value, f".{digits}f")
     return ("yes" if value else "no") if is_bool(value) else value
-
-
-def p_value(p: float) -> str:
-    """A p-value with three decimals, ``< 0.001`` below that; missing ones are a dash.
-
-    Parameters
-    ----------
-    p
-        From 0 to 1, or NaN.
-    """
-    return MISSING if p != p else "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -116,13 +116,6 @@ def test_notes_are_quoted_and_said_once(published):
     assert [markdown.data for markdown, _ in published] == ["> No masks.", "> Two images left out."]
 
 
-@pytest.mark.parametrize(
-    ("p", "shown"), [(0.0004, "< 0.001"), (0.001, "0.001"), (0.0471, "0.047"), (float("nan"), "–")]
-)
-def test_a_small_p_is_not_shown_as_zero(p, shown):
-    assert words.p_value(p) == shown
-
-
 def test_an_estimate_in_a_table_has_the_tables_digits():
     frame = pd.DataFrame({"AUC": [Estimate(0.91234, 0.9, 0.95, 40)]}, index=["network"])
     assert "0.912 [0.900, 0.950]" in words.table_html(frame) and "0.9 [0.9, 0.9]" in words.table_html(frame, digits=1)
