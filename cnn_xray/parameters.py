@@ -555,7 +555,7 @@ class ReduceParameters(TrainParameters):
 
     study: str = _field("benchmarks/reduce", "folder of the sweeps' tables", min_length=1)
     baseline: str = _field("plain", "the arm that the others are compared with", min_length=1)
-    arm: str = _field("", "the arm that is proposed; empty: swap 0.9 phantom, outside swap files")
+    arm: str = _field("", "the arm that is proposed; empty: that of the study")
     margin: float = _field(0.005, "of AUC that an arm may lose and count as no worse", gt=0, lt=1)
 
     @property
@@ -566,7 +566,7 @@ class ReduceParameters(TrainParameters):
     @property
     def proposed(self) -> str:
         """Name of the arm that is proposed."""
-        return self.arm or ("swap 0.9" if self.data == PHANTOM else "outside swap")
+        return self.arm or ("swap 0.9" if self.data == PHANTOM else "outside swap, consistent")
 
 
 # What makes the lesson's networks small, and their shortcut plain; every other parameter has its usual default.

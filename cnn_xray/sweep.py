@@ -26,7 +26,7 @@ from joblib import Parallel, cpu_count, delayed
 from pydantic import Field
 from sklearn.model_selection import ParameterGrid
 
-from cnn_xray import InputError, attention, cam, geometry, interventions, swaps
+from cnn_xray import InputError, attention, audit, cam, geometry, interventions, swaps
 from cnn_xray.data import FITTING, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import (
@@ -134,7 +134,8 @@ def measured(one: Planned) -> dict[str, Any]:
     that the recipe predicts by; ``logits``, these, float16, compressed, in base 64. Of validation images, and once
     opened of test images instead, ``R`` and ``AUC lost`` of each region (`interventions.reliance`, `swap_conflict`), of
     single views, and what the picture shows: mean ``lung_enrichment`` and ``log2_border_density_ratio``
-    (`attention.attention_metrics`).
+    (`attention.attention_metrics`). Of test images of known size, the AUC on pairs of equal size, and what is owed to
+    size (`audit.auc_on_equal_sizes`).
 
     Parameters
     ----------
@@ -166,6 +167,12 @@ def measured(one: Planned) -> dict[str, Any]:
         relied = interventions.reliance(swapped, labels, logits, patients, p.seed)
         row |= {f"{split}_R {region}": relied["R"].value}
         row |= {f"{split}_AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
+        if region == OUTSIDE and split == "test":
+            size = audit.size_only_probe(data.table.iloc[data.rows(*FITTING)], data.table.iloc[rows], p.seed)
+            known = interventions.read_inside(swapped, len(rows)), audit.log_odds(size.probabilities), patients
+            by_size = audit.auc_on_equal_sizes(labels, logits, *known, audit.CALIPERS[:1], p.seed).iloc[0]
+            told = () if size.note else ("equal size", "owed to size")
+            row |= {f"test_AUC, {name}": by_size[name].value for name in told}
     if one.external:
         elsewhere = load_dataset(one.elsewhere(), splits=("test",))
         logits = predict(run.model, elsewhere.pixels, tta=p.tta)
