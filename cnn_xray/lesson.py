@@ -207,19 +207,20 @@ class Lesson:
         answer
             A number, or as many numbers as are asked for, in a list, tuple, dict, array or Series.
         """
-        exercise = EXERCISES[number]
+        exercise, given = EXERCISES[number], _numbers(answer)
+        if given is None or len(given) != len(exercise.numbers):
+            return f"Not yet: the answer is {exercise.asked}."
         try:
-            given, truth = _numbers(answer), self.truth(number)
+            truth = self.truth(number)
         except InputError as problem:  # this lesson's networks leave the exercise without an answer
             return f"Not yet: {problem}"
-        if given is None or len(given) != len(truth):
-            return f"Not yet: the answer is {exercise.asked}."
-        far = [
-            name for name, a, b in zip(exercise.numbers, given, truth, strict=True) if not abs(a - b) <= exercise.within
-        ]
-        if far:
+        near = np.abs(np.subtract(given, truth)) <= exercise.within
+        if not near.any() and (np.abs(np.array(given) / 100 - truth) <= exercise.within).all():
+            return "Not yet: give shares from 0 to 1, not percent."
+        if not near.all():
+            far = [name for name, one in zip(exercise.numbers, near, strict=True) if not one]
             return f"Not yet ({'; '.join(far)}): {exercise.hint}"
-        return f"Right ({', '.join(f'{one:.2f}' for one in given)}): {exercise.moral}"
+        return f"Right ({', '.join(f'{one:.3g}' for one in given)}): {exercise.moral}"
 
     def truth(self, number: int) -> list[float]:
         """What a check compares with, computed on this lesson's own networks.
@@ -239,7 +240,8 @@ def _numbers(answer: Any) -> list[float] | None:
     parts: Any = answer.values() if isinstance(answer, dict) else answer
     parts = [parts] if isinstance(parts, str) or not hasattr(parts, "__iter__") else parts
     try:
-        found = [float(getattr(one, "value", one)) for one in parts]  # an Estimate counts as its value
+        values = [getattr(one, "value", one) for one in parts]  # an Estimate counts as its value
+        found = [float(one.item() if isinstance(one, np.ndarray) else one) for one in values]  # an array of one, as it
     except (TypeError, ValueError, OverflowError):
         return None
     return found if found and all(map(math.isfinite, found)) else None

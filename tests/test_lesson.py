@@ -28,7 +28,6 @@ from cnn_xray.statistics import Estimate
 
 ROOT = Path(__file__).parents[1]
 TEACHER = sorted((ROOT / "notebooks" / "class").glob("*.ipynb"))
-TINY = {"phantom_images": 80, "image_size": 32, "width": 4, "epochs": 1}
 NO_ANSWER = [None, "", "about a half", np.nan, [], {}, object(), [None], [[1, 2], [3]], np.zeros((2, 2)), 1 + 2j]
 notebooks = pytest.mark.parametrize("path", TEACHER, ids=lambda path: path.stem)
 
@@ -253,12 +252,11 @@ def test_every_solution_is_right_as_executed(path):
 
 
 @pytest.fixture(scope="module")
-def students(tmp_path_factory):
-    """Each student's notebook, executed as written with networks as small as can be: name → notebook."""
+def students(lesson, tmp_path_factory):
+    """Each student's notebook, executed as written with the lesson's recorded networks: name → notebook."""
     place = tmp_path_factory.mktemp("class")
     assert cli.main(["lesson", "--out", str(place)]) == 0
-    environment = {**os.environ, **ONE_THREAD, "CNN_XRAY_CACHE": str(place / "cache")}
-    told = yaml.safe_dump({**TINY, "runs": str(place / "runs")})
+    environment, told = {**os.environ, **ONE_THREAD}, yaml.safe_dump({"runs": lesson.p.runs})
 
     def execute(name: str):
         source, target = place / f"{name}.ipynb", place / f"{name}-executed.ipynb"
