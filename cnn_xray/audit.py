@@ -180,6 +180,12 @@ def auc_on_equal_sizes(
     twentieth of these each). What the score still loses from the one to the other is owed to size, or to what goes with
     it and is not inside. A score that is ``inside`` loses nothing.
 
+    A reader that is noisy does not hold hardness equal, and what is left over passes for size: with a reliability of
+    0.4 an honest score is accused in 85 % of simulated test sets. So the question is asked in reverse as well: how much
+    does ``inside`` lose, where pairs are as hard for the score? For a score that has size beside the inside this is
+    below 0, for an honest one it is not. Size is owed something where the first lies above 0 and the second below: 2 %
+    of those test sets (reverse regression; its bounds hold for noise that has nothing to do with size).
+
     Parameters
     ----------
     labels : array_like (N,)
@@ -202,8 +208,8 @@ def auc_on_equal_sizes(
     -------
     DataFrame
         One row a caliper, index ``caliper``: Estimates ``equal size`` and ``any size, as hard``, their difference
-        ``owed to size``, ``size alone`` (the confounder's AUC on pairs of equal size: what a network that reads size
-        alone can reach), and the number of ``pairs``. NaN where there is no pair.
+        ``owed to size``, that difference ``in reverse``, ``size alone`` (the confounder's AUC on pairs of equal size:
+        what a network that reads size alone can reach), and the number of ``pairs``. NaN where there is no pair.
 
     Raises
     ------
@@ -214,7 +220,7 @@ def auc_on_equal_sizes(
     References
     ----------
     Austin 2011, Pharm. Stat. 10:150 (0.2 standard deviations of the log-odds). Janes & Pepe 2009, Biometrika 96:371
-    (AUC with a covariate held fixed).
+    (AUC with a covariate held fixed). Goldberger 1984, J. Human Resources 19:293 (reverse regression).
     """
     if wrong := [caliper for caliper in calipers if not caliper >= 0]:
         raise InputError(f"The caliper is {wrong[0]}: it must be 0 or more standard deviations.")
@@ -233,23 +239,28 @@ def auc_on_equal_sizes(
         """How many of the pairs each replicate draws."""
         return ((weights[:, positive] @ pairs) * weights[:, negative]).sum(axis=1)
 
-    ordered, of_size, ease = (apart(s) > 0) + (apart(s) == 0) / 2, (apart(c) > 0) + (apart(c) == 0) / 2, apart(r)
+    of_score, of_inside, of_size = ((apart(values) > 0) + (apart(values) == 0) / 2 for values in (s, r, c))
+
+    def as_hard(ordered: Floats, ease: Floats, equal: Floats) -> Floats:
+        """Concordance of pairs of any size, weighted so that their ease is spread as over the equal ones."""
+        bins, found = np.digitize(ease, np.quantile(ease[equal > 0], np.arange(1, _BINS) / _BINS)), np.zeros(1)
+        for here in (bins == number for number in np.unique(bins[equal > 0])):
+            found = found + drawn(equal * here) * drawn(ordered * here) / np.maximum(drawn(here), 1)
+        return found / drawn(equal)
+
     rows = []
     for caliper in calipers:
-        far = caliper * math.sqrt((c[positive].var() + c[negative].var()) / 2) if ease.size else 0.0
+        far = caliper * math.sqrt((c[positive].var() + c[negative].var()) / 2) if of_size.size else 0.0
         equal = (np.abs(apart(c)) <= far).astype(np.float64)
         if not equal.any():
-            rows.append((*[Estimate(math.nan)] * 4, 0))
+            rows.append((*[Estimate(math.nan)] * 5, 0))
             continue
-        count, as_hard = drawn(equal), np.zeros(len(weights))
-        bins = np.digitize(ease, np.quantile(ease[equal > 0], np.arange(1, _BINS) / _BINS))
-        for here in (bins == number for number in np.unique(bins[equal > 0])):
-            as_hard += drawn(equal * here) * drawn(ordered * here) / np.maximum(drawn(here), 1)
         with np.errstate(invalid="ignore"):  # a replicate may draw none of the pairs
-            found = [drawn(ordered * equal) / count, as_hard / count, drawn(of_size * equal) / count]
+            score, inner, size = (drawn(one * equal) / drawn(equal) for one in (of_score, of_inside, of_size))
+            hard, reverse = as_hard(of_score, apart(r), equal), as_hard(of_inside, apart(s), equal) - inner
         of = names[np.concatenate([positive[equal.any(axis=1)], negative[equal.any(axis=0)]])]
-        rows.append((*(_estimate(one, of) for one in (*found[:2], found[1] - found[0], found[2])), int(equal.sum())))
-    columns = ["equal size", "any size, as hard", "owed to size", "size alone", "pairs"]
+        rows.append((*(_estimate(one, of) for one in (score, hard, hard - score, reverse, size)), int(equal.sum())))
+    columns = ["equal size", "any size, as hard", "owed to size", "in reverse", "size alone", "pairs"]
     return pd.DataFrame(rows, columns=columns, index=pd.Index(calipers, name="caliper"))
 
 

@@ -171,7 +171,7 @@ def measured(one: Planned) -> dict[str, Any]:
             size = audit.size_only_probe(data.table.iloc[data.rows(*FITTING)], data.table.iloc[rows], p.seed)
             known = interventions.read_inside(swapped, len(rows)), audit.log_odds(size.probabilities), patients
             by_size = audit.auc_on_equal_sizes(labels, logits, *known, audit.CALIPERS[:1], p.seed).iloc[0]
-            told = () if size.note else ("equal size", "owed to size")
+            told = () if size.note else ("equal size", "owed to size", "in reverse")
             row |= {f"test_AUC, {name}": by_size[name].value for name in told}
     if one.external:
         elsewhere = load_dataset(one.elsewhere(), splits=("test",))

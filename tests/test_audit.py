@@ -131,6 +131,8 @@ def test_two_and_two_by_hand():
     # Ahead by 1: one pair, in order. Ahead by 0 or less: 0 – −1 (in order), 2 – 1 (not), 2 – −1 (a tie): 1.5 of 3.
     assert one["any size, as hard"].value == pytest.approx((1 * 1 + 2 * 0.5) / 3)
     assert one["owed to size"].value == pytest.approx(0)
+    # In reverse: of the equal pairs inside orders one and ties two. 2 – −1 is as hard for the score as none of them.
+    assert one["in reverse"].value == pytest.approx(0)
     wide = found.loc[5.0]  # every pair is of equal size: the plain AUC, and nothing to take out
     plain = auc_with_interval(FOUR["labels"], [0.9, 0.2, 0.5, 0.2], FOUR["patients"])
     assert wide["equal size"].value == wide["any size, as hard"].value == plain.value == 0.625 and wide["pairs"] == 4
@@ -152,13 +154,14 @@ def test_pairs_of_any_size_are_weighted_as_hard_as_those_of_equal_size():
     assert found["any size, as hard"].value == pytest.approx((2 * 0.5 + 1 * 1) / 3)
 
 
-def mixed(use_of_size: float, n: int = 600) -> dict[str, np.ndarray]:
+def mixed(use_of_size: float, unread: float = 0.0, n: int = 600) -> dict[str, np.ndarray]:
     """A network that reads disease, inside, and size beside it. Disease and size go together: some pairs are easy."""
     y, size, _ = confounded(n)
     noise = np.random.default_rng(1).normal(size=(2, n))
     inside = 1.2 * y + 0.4 * size + noise[0]
     score = inside + use_of_size * size + 0.3 * noise[1]
-    return {"labels": y, "scores": score, "inside": inside, "confounder": size, "patients": np.array(people(n))}
+    read = inside + unread * np.random.default_rng(2).normal(size=n)
+    return {"labels": y, "scores": score, "inside": read, "confounder": size, "patients": np.array(people(n))}
 
 
 def test_what_is_harder_is_told_from_what_is_owed_to_size():
@@ -168,7 +171,7 @@ def test_what_is_harder_is_told_from_what_is_owed_to_size():
     # On pairs of equal size both lose: for the one the pairs are harder, the other misses size.
     assert honest["equal size"].value < whole[0.0] - 0.02 and user["equal size"].value < whole[1.0] - 0.02
     assert honest["owed to size"].low < 0 < honest["owed to size"].high and honest["owed to size"].value < 0.01
-    assert user["owed to size"].low > 0.02
+    assert user["owed to size"].low > 0.02 and user["in reverse"].high < 0 <= honest["in reverse"].high
     for one in (honest, user):
         assert one["size alone"].value == pytest.approx(0.5, abs=0.06)
         assert one["any size, as hard"].value - one["equal size"].value == pytest.approx(one["owed to size"].value)
@@ -176,6 +179,12 @@ def test_what_is_harder_is_told_from_what_is_owed_to_size():
     size = mixed(0.0) | {"scores": mixed(0.0)["confounder"]}
     found = auc_on_equal_sizes(**size).loc[0.2]
     assert found["equal size"].value == found["size alone"].value and found["owed to size"].low > 0.2
+
+
+def test_a_noisy_reader_accuses_an_honest_score_and_the_reverse_does_not():
+    honest, user = (auc_on_equal_sizes(**mixed(use, unread=1.5)).loc[0.2] for use in (0.0, 1.0))
+    assert honest["owed to size"].low > 0 and honest["in reverse"].value > 0  # hardness is not held equal
+    assert user["owed to size"].low > 0 and user["in reverse"].high < 0
 
 
 def test_a_score_that_is_inside_owes_nothing_to_size():
