@@ -180,11 +180,11 @@ def auc_on_equal_sizes(
     twentieth of these each). What the score still loses from the one to the other is owed to size, or to what goes with
     it and is not inside. A score that is ``inside`` loses nothing.
 
-    A reader that is noisy does not hold hardness equal, and what is left over passes for size: with a reliability of
-    0.4 an honest score is accused in 85 % of simulated test sets. So the question is asked in reverse as well: how much
-    does ``inside`` lose, where pairs are as hard for the score? For a score that has size beside the inside this is
-    below 0, for an honest one it is not. Size is owed something where the first lies above 0 and the second below: 2 %
-    of those test sets (reverse regression; its bounds hold for noise that has nothing to do with size).
+    A reader that is noisy does not hold hardness equal, and what is left over passes for size: an honest score is
+    accused. So the question is asked in reverse as well: how much does ``inside`` lose, where pairs are as hard for the
+    score? For a score that reads size beside the inside this is below 0; for an honest one it is not. Size counts where
+    the difference lies above 0 and that in reverse below (reverse regression, for noise that does not go with size). A
+    score that reads size alone does not show in reverse; its AUC on pairs of equal size is that of size alone.
 
     Parameters
     ----------

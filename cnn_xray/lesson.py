@@ -241,7 +241,9 @@ def _numbers(answer: Any) -> list[float] | None:
     parts = [parts] if isinstance(parts, str) or not hasattr(parts, "__iter__") else parts
     try:
         values = [getattr(one, "value", one) for one in parts]  # an Estimate counts as its value
-        found = [float(one.item() if isinstance(one, np.ndarray) else one) for one in values]  # an array of one, as it
+        found = [
+            float(one.item() if isinstance(one, np.ndarray) else one) for one in values
+        ]  # an array of one counts as its number
     except (TypeError, ValueError, OverflowError):
         return None
     return found if found and all(map(math.isfinite, found)) else None

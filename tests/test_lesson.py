@@ -151,6 +151,9 @@ def test_a_check_answers_whatever_it_is_given_in_a_sentence(number):
         assert check(nothing).startswith("Not yet: the answer is"), nothing
     for right in (truth, tuple(truth), np.array(truth), pd.Series(truth), dict(enumerate(truth)), map(Estimate, truth)):
         assert check(right).startswith("Right"), right
+    assert check([np.array([one]) for one in truth]).startswith("Right")  # arrays of one, as functions of images give
+    assert check([100 * one for one in truth]) == "Not yet: give shares from 0 to 1, not percent."
+    assert Known({}).check(number, None).startswith("Not yet: the answer is")  # and no network is trained for it
     off = [truth[0] + 1.5 * EXERCISES[number].within, *truth[1:]]
     told = check(off)
     assert told.startswith(f"Not yet ({EXERCISES[number].numbers[0]}): {EXERCISES[number].hint}")
