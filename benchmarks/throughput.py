@@ -3,8 +3,9 @@
     python benchmarks/throughput.py [large]
 
 Prints images a second of training (augmentation on), also with swaps, and of the forward pass, and the machine's rate
-of matrix multiplication, of which training reaches a share (three forward passes of its convolutions a step). Medians
-of repetitions taken turn and turn about, so that a busy moment hits all alike. ``large``: that recipe, for a GPU.
+of matrix multiplication in the numbers that training multiplies, of which training reaches a share (three forward
+passes of its convolutions a step). Medians of repetitions taken turn and turn about, so that a busy moment hits all
+alike. ``large``: that recipe and a larger matrix, for a GPU.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from cnn_xray import backend, network, swaps, training
 from cnn_xray.parameters import TrainParameters
 
-STEPS, REPETITIONS, MATRIX = 20, 20, 2048
+STEPS, REPETITIONS = 20, 20
 SWAPPED = {  # training with swaps, the dearest ways last
     "border swapped": {"swap": "border"},
     "outside swapped": {"swap": "outside_lungs"},
@@ -30,12 +31,14 @@ SWAPPED = {  # training with swaps, the dearest ways last
 
 def main() -> None:
     """Time training steps, forward passes and one large matrix product on the back end's own kernels."""
-    p = TrainParameters(data="images", recipe="large" if sys.argv[1:] == ["large"] else "default").resolved()
+    large = sys.argv[1:] == ["large"]
+    p = TrainParameters(data="images", recipe="large" if large else "default").resolved()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (STEPS * p.batch_size, p.image_size, p.image_size)).astype(np.uint8)
     labels = np.arange(len(images)) % 2
     keras = backend.start(0)
-    model = network.build(p, backend.training_policy(p.precision, p.width or 0))
+    policy = backend.training_policy(p.precision, p.width or 0)
+    model = network.build(p, policy)
     training.compile_model(model, p, steps=1000)
     order = np.arange(len(images)).reshape(1, STEPS, p.batch_size)
     lungs = np.zeros(images.shape, bool)
@@ -46,15 +49,16 @@ def main() -> None:
         plan, change = swaps.planned(order, p.model_copy(update=more), labels, np.arange(len(labels)), lungs)
         return lambda: model.fit(**backend.feed_training(images, labels, order, (1, 1), change, plan), verbose=0)
 
-    a, b = (keras.ops.convert_to_tensor(rng.normal(size=(MATRIX, MATRIX)).astype(np.float32)) for _ in range(2))
+    matrix, exact = 8192 if large else 2048, keras.dtype_policies.get(policy).compute_dtype
+    a, b = (keras.ops.cast(rng.normal(size=(matrix, matrix)).astype(np.float32), exact) for _ in range(2))
 
     ways: dict[str, tuple[Callable[[], object], float, str]] = {
         "training": (fit(), len(images), "images/s"),
         **{name: (fit(**more), len(images), "images/s") for name, more in SWAPPED.items()},
         "forward pass": (lambda: training.predict(model, images), len(images), "images/s"),
         "matrix product": (
-            lambda: keras.ops.convert_to_numpy(keras.ops.matmul(a, b)),
-            2 * MATRIX**3 / 1e9,
+            lambda: keras.ops.convert_to_numpy(keras.ops.matmul(a, b)[0, 0]),  # one number: the rest stays there
+            2 * matrix**3 / 1e9,
             "GFLOP/s",
         ),
     }
@@ -66,7 +70,7 @@ def main() -> None:
             begun = time.perf_counter()
             way()
             seconds[name].append(time.perf_counter() - begun)
-    print(f"{backend.device()['device']}; {p.image_size} px, {model.count_params():,} parameters")
+    print(f"{backend.device()['device']}; {p.image_size} px, {model.count_params():,} parameters, {exact}")
     rates = {name: work / statistics.median(seconds[name]) for name, (_, work, _) in ways.items()}
     for name, (_, _, unit) in ways.items():
         print(f"{name:15s} {rates[name]:8.0f} {unit}")

@@ -296,19 +296,31 @@ def random_regions(size: int, areas: np.ndarray, seeds: np.ndarray) -> np.ndarra
     return np.clip(above / np.float32(PATCHY_SEAM) + np.float32(0.5), 0, 1)
 
 
-def soft_outside(areas: np.ndarray, seam: float, reach: float = 0.0) -> np.ndarray:
-    """All but the given areas, with the seam outwards from them: (N, S, S) float32.
+def distance_from(areas: np.ndarray) -> np.ndarray:
+    """Distance of every pixel from an area, fraction of the side, 0 within it: (N, S, S) float32.
 
     Parameters
     ----------
     areas : ndarray (N, S, S) bool
+        From an empty one everything is far.
+    """
+    far = [cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for area in areas]
+    return np.array(far, np.float32).reshape(areas.shape) / areas.shape[1]
+
+
+def soft_outside(distance: np.ndarray, seam: float, reach: float = 0.0) -> np.ndarray:
+    """All but some areas, with the seam outwards from them: (N, S, S) float32.
+
+    Parameters
+    ----------
+    distance : ndarray (N, S, S)
+        From the areas (`distance_from`); from two of them it is the smaller of both.
     seam
         Its width, as a fraction of the side.
     reach
         By which the areas are dilated, fraction of the side.
     """
-    far = [cv2.distanceTransform((~area).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for area in areas]
-    return 1 - _fall(np.array(far, np.float32).reshape(areas.shape) / areas.shape[1] - reach, seam)
+    return 1 - _fall(distance - reach, seam)
 
 
 def _fall(distance: np.ndarray, seam: float) -> np.ndarray:

@@ -168,21 +168,24 @@ def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region
     region, _, surgery = region.partition(", ")
     seam, reach = width * SEAM * (surgery != "hard seam"), DILATED * (surgery == "lungs dilated")
     made = np.empty((len(recipients), *whole.shape), np.uint8)
+    images, number = np.unique([recipients, donors], return_inverse=True)  # what is made of an image is made once
+    number = number.reshape(2, -1)
+    far = geometry.distance_from(data.lungs[images]) if spared and data.lungs is not None else None
+    pixels = data.pixels[images]
+    giving = _blurred(pixels) if surgery == "blurred donor" else pixels
     for start in range(0, len(recipients), CHUNK):
         part, mask = slice(start, start + CHUNK), whole
-        taker, giver = recipients[part], donors[part]
-        if spared and data.lungs is not None:
-            mask = mask * geometry.soft_outside(data.lungs[taker] | data.lungs[giver], seam, reach)
+        taker, giver = number[:, part]
+        if far is not None:
+            mask = mask * geometry.soft_outside(np.minimum(far[taker], far[giver]), seam, reach)
         if region == ANYWHERE:
             areas = np.broadcast_to(mask.mean(axis=(-2, -1)), len(taker))
-            mask = geometry.random_regions(data.view.size, areas, taker)
-        given = data.pixels[giver]
-        if surgery == "blurred donor":
-            given = _blurred(given)
-        elif surgery == "flat donor":
+            mask = geometry.random_regions(data.view.size, areas, recipients[part])
+        given = giving[giver]
+        if surgery == "flat donor":
             weights = np.broadcast_to(mask, given.shape)
             given = np.average(given, axis=(1, 2), weights=weights, keepdims=True)
-        made[part] = blend(data.pixels[taker], given, mask)
+        made[part] = blend(pixels[taker], given, mask)
     return made
 
 

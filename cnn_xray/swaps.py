@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from cnn_xray import InputError, backend
+from cnn_xray import InputError, backend, geometry
 from cnn_xray.parameters import TrainParameters
 
 BORDERS = (0.04, 0.22)  # width of a swapped border, fraction of the side
@@ -88,7 +88,7 @@ def _planned(
     plan = {"donors": donors, "reach": reach.astype(np.float32), "seam": seam.astype(np.float32)}
     far = None
     if p.swap == "outside_lungs" and lungs is not None:
-        far = keras.ops.convert_to_tensor(np.stack([_steps_from(lung) for lung in lungs])[..., None])
+        far = keras.ops.convert_to_tensor(_steps_from(lungs)[..., None])
     if p.swap_aligned and lungs is not None:
         boxes = _boxes(lungs)
         plan["moves"] = _moves(boxes[order], boxes[donors])
@@ -206,7 +206,6 @@ def _moved(images: Any, moves: Any) -> Any:
     return ops.image.affine_transform(ops.cast(images, "float32"), transforms, "bilinear", "nearest")
 
 
-def _steps_from(lung: np.ndarray) -> np.ndarray:
-    """(S, S) uint8: distance from the lung, in steps."""
-    distance = cv2.distanceTransform((~lung).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) / len(lung)
-    return np.round(np.clip(distance / FARTHEST, 0, 1) * STEPS).astype(np.uint8)
+def _steps_from(lungs: np.ndarray) -> np.ndarray:
+    """Distance from the lungs (N, S, S), in steps, uint8."""
+    return np.round(np.clip(geometry.distance_from(lungs) / FARTHEST, 0, 1) * STEPS).astype(np.uint8)

@@ -146,6 +146,7 @@ def measured(one: Planned) -> dict[str, Any]:
     data, split = load_dataset(p, splits=FITTING), "val"
     run = run_of(p, data)
     row: dict[str, Any] = {"data": PHANTOM if p.data == PHANTOM else data.name}
+    row["device"] = run.record["trained_by"]["device"]
     row |= {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
     row |= _scored("val", run.on("val")["label"], run.on("val")["logit"])
     if one.open_test:

@@ -118,11 +118,11 @@ def test_outside_grows_with_the_distance_from_the_area():
     areas = np.zeros((3, 4, 4), bool)
     areas[0, 0, 0] = True
     areas[2] = True
-    found = geometry.soft_outside(areas, seam=0.75)  # three pixels
+    found = geometry.soft_outside(geometry.distance_from(areas), seam=0.75)  # three pixels
     np.testing.assert_allclose(found[0, 0], [0, 1 / 3, 2 / 3, 1], atol=1e-6)
     assert found[0, 1, 1] == pytest.approx(np.sqrt(2) / 3)
     assert (found[1] == 1).all() and (found[2] == 0).all()
-    np.testing.assert_array_equal(geometry.soft_outside(areas, seam=0.0), ~areas)
+    np.testing.assert_array_equal(geometry.soft_outside(geometry.distance_from(areas), seam=0.0), ~areas)
 
 
 def test_the_lung_box_holds_what_is_lung_in_half_of_the_masks():

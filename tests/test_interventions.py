@@ -239,7 +239,7 @@ def test_other_ways_to_swap_what_lies_outside_the_lungs():
     # dilated by .12 of 40 px, 4.8 px, and then the seam of .05, 2 px
     np.testing.assert_array_equal(made["lungs dilated"][20, 10:14], pixels[0][20, 10:14])
     np.testing.assert_array_equal(made["lungs dilated"][20, :7], pixels[1][20, :7])
-    far = geometry.soft_outside(lungs[:1], 0.05)[0]
+    far = geometry.soft_outside(geometry.distance_from(lungs[:1]), 0.05)[0]
     flat = made["flat donor"][far == 1]
     assert np.ptp(flat) == 0 and flat[0] == pytest.approx((pixels[1] * far).sum() / far.sum(), abs=0.51)
     smooth = made["blurred donor"][far == 1]

@@ -63,7 +63,7 @@ def test_a_swapped_border_is_the_donors_and_the_middle_stays():
 def test_outside_is_swapped_beyond_the_dilated_lungs_of_both():
     lungs = np.zeros((2, 32, 32), bool)
     lungs[0, :, :8], lungs[1, :, 24:] = True, True  # of the recipient on the left, of the donor on the right
-    far = np.stack([swaps._steps_from(lung) for lung in lungs])[..., None]
+    far = swaps._steps_from(lungs)[..., None]
     reach, seam = np.array([0.0625], np.float32), np.array([0.03125], np.float32)  # 2 px, and a seam of 1 px
     found = numpy(swaps.outside_swapped(grey([100]), grey([200]), far[:1], far[1:], reach, seam))
     # the first pixel beyond a lung is 1 px from it: 0 and 1 px stay, 2 px is where the seam begins, 3 px is the donor's
