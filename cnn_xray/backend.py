@@ -178,6 +178,23 @@ def _untuned(data: Any) -> Any:
     return data.prefetch(2).with_options(options)
 
 
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of tensors as one kernel, for what is done to batches: JAX would else start one for every step of it.
+
+    With TensorFlow the function itself, which `feed_training` makes part of a graph.
+
+    Parameters
+    ----------
+    function
+        Of tensors, lists of them, or None.
+    """
+    if is_tensorflow():
+        return function
+    import jax
+
+    return jax.jit(function)
+
+
 def gradient(head: Any, activations: Any) -> np.ndarray:
     """Gradient of a model's single logit with respect to its input, image by image: float32 (N, h, w, K).
 

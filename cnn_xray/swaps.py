@@ -58,7 +58,7 @@ def planned(
     plan, change = _planned(order, p, labels, patients, lungs) if p.swap != "none" else ({}, None)
     if p.evidence_penalty:
         check_lungs(labels, lungs, "evidence_penalty is above 0")
-        shown = np.asarray(lungs, np.float32)[..., None] * 255
+        shown = np.asarray(lungs, np.uint8)[..., None] * 255
 
         def with_lungs(take: Any, images: Any, rows: Any, **told: Any) -> Any:
             from keras import ops
@@ -93,14 +93,18 @@ def _planned(
         boxes = _boxes(lungs)
         plan["moves"] = _moves(boxes[order], boxes[donors])
 
-    def swapped(take: Any, images: Any, rows: Any, donors: Any, reach: Any, seam: Any, moves: Any = None) -> Any:
-        own, theirs = ([take(one, who) for one in (images, far) if one is not None] for who in (rows, donors))
+    @backend.compiled
+    def composed(own: Any, theirs: Any, reach: Any, seam: Any, moves: Any) -> Any:
         if moves is not None:
             theirs = [_moved(one, moves) for one in theirs]
         both = zip(own, theirs, strict=True)
         if far is None:
             return border_swapped(*next(both), reach, seam, p.swap_levels)
         return outside_swapped(*next(both), *next(both), reach, seam, p.swap_levels)
+
+    def swapped(take: Any, images: Any, rows: Any, donors: Any, reach: Any, seam: Any, moves: Any = None) -> Any:
+        own, theirs = ([take(one, who) for one in (images, far) if one is not None] for who in (rows, donors))
+        return composed(own, theirs, reach, seam, moves)
 
     return plan, swapped
 
