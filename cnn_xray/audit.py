@@ -207,9 +207,9 @@ def auc_on_equal_sizes(
     Returns
     -------
     DataFrame
-        One row a caliper, index ``caliper``: Estimates ``equal size`` and ``any size, as hard``, their difference
-        ``owed to size``, that difference ``in reverse``, ``size alone`` (the confounder's AUC on pairs of equal size:
-        what a network that reads size alone can reach), and the number of ``pairs``. NaN where there is no pair.
+        One row a caliper, index ``caliper``: Estimates ``equal size`` and ``any size, as hard``, their ``difference``,
+        the one ``in reverse``, ``size alone`` (the confounder's AUC on pairs of equal size: what a network that reads
+        size alone can reach), and the number of ``pairs``. NaN where there is no pair.
 
     Raises
     ------
@@ -260,7 +260,7 @@ def auc_on_equal_sizes(
             hard, reverse = as_hard(of_score, apart(r), equal), as_hard(of_inside, apart(s), equal) - inner
         of = names[np.concatenate([positive[equal.any(axis=1)], negative[equal.any(axis=0)]])]
         rows.append((*(_estimate(one, of) for one in (score, hard, hard - score, reverse, size)), int(equal.sum())))
-    columns = ["equal size", "any size, as hard", "owed to size", "in reverse", "size alone", "pairs"]
+    columns = ["equal size", "any size, as hard", "difference", "in reverse", "size alone", "pairs"]
     return pd.DataFrame(rows, columns=columns, index=pd.Index(calipers, name="caliper"))
 
 

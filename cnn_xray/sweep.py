@@ -134,7 +134,7 @@ def measured(one: Planned) -> dict[str, Any]:
     that the recipe predicts by; ``logits``, these, float16, compressed, in base 64. Of validation images, and once
     opened of test images instead, ``R`` and ``AUC lost`` of each region (`interventions.reliance`, `swap_conflict`), of
     single views, and what the picture shows: mean ``lung_enrichment`` and ``log2_border_density_ratio``
-    (`attention.attention_metrics`). Of test images of known size, the AUC on pairs of equal size, and what is owed to
+    (`attention.attention_metrics`). Of test images of known size, the AUC on pairs of equal size, and what goes with
     size (`audit.auc_on_equal_sizes`).
 
     Parameters
@@ -172,7 +172,7 @@ def measured(one: Planned) -> dict[str, Any]:
             size = audit.size_only_probe(data.table.iloc[data.rows(*FITTING)], data.table.iloc[rows], p.seed)
             known = interventions.read_inside(swapped, len(rows)), audit.log_odds(size.probabilities), patients
             by_size = audit.auc_on_equal_sizes(labels, logits, *known, audit.CALIPERS[:1], p.seed).iloc[0]
-            told = () if size.note else ("equal size", "owed to size", "in reverse")
+            told = () if size.note else ("equal size", "difference", "in reverse")
             row |= {f"test_AUC, {name}": by_size[name].value for name in told}
     if one.external:
         elsewhere = load_dataset(one.elsewhere(), splits=("test",))

@@ -130,7 +130,7 @@ def test_two_and_two_by_hand():
     assert one["pairs"] == 3 and one["equal size"].n == 4
     # Ahead by 1: one pair, in order. Ahead by 0 or less: 0 – −1 (in order), 2 – 1 (not), 2 – −1 (a tie): 1.5 of 3.
     assert one["any size, as hard"].value == pytest.approx((1 * 1 + 2 * 0.5) / 3)
-    assert one["owed to size"].value == pytest.approx(0)
+    assert one["difference"].value == pytest.approx(0)
     # In reverse: of the equal pairs inside orders one and ties two. 2 – −1 is as hard for the score as none of them.
     assert one["in reverse"].value == pytest.approx(0)
     wide = found.loc[5.0]  # every pair is of equal size: the plain AUC, and nothing to take out
@@ -170,27 +170,27 @@ def test_what_is_harder_is_told_from_what_is_owed_to_size():
     honest, user = (auc_on_equal_sizes(**mixed(use)).loc[0.2] for use in (0.0, 1.0))
     # On pairs of equal size both lose: for the one the pairs are harder, the other misses size.
     assert honest["equal size"].value < whole[0.0] - 0.02 and user["equal size"].value < whole[1.0] - 0.02
-    assert honest["owed to size"].low < 0 < honest["owed to size"].high and honest["owed to size"].value < 0.01
-    assert user["owed to size"].low > 0.02 and user["in reverse"].high < 0 <= honest["in reverse"].high
+    assert honest["difference"].low < 0 < honest["difference"].high and honest["difference"].value < 0.01
+    assert user["difference"].low > 0.02 and user["in reverse"].high < 0 <= honest["in reverse"].high
     for one in (honest, user):
         assert one["size alone"].value == pytest.approx(0.5, abs=0.06)
-        assert one["any size, as hard"].value - one["equal size"].value == pytest.approx(one["owed to size"].value)
+        assert one["any size, as hard"].value - one["equal size"].value == pytest.approx(one["difference"].value)
     # A network that reads size alone falls to what size alone reaches.
     size = mixed(0.0) | {"scores": mixed(0.0)["confounder"]}
     found = auc_on_equal_sizes(**size).loc[0.2]
-    assert found["equal size"].value == found["size alone"].value and found["owed to size"].low > 0.2
+    assert found["equal size"].value == found["size alone"].value and found["difference"].low > 0.2
 
 
 def test_a_noisy_reader_accuses_an_honest_score_and_the_reverse_does_not():
     honest, user = (auc_on_equal_sizes(**mixed(use, unread=1.5)).loc[0.2] for use in (0.0, 1.0))
-    assert honest["owed to size"].low > 0 and honest["in reverse"].value > 0  # hardness is not held equal
-    assert user["owed to size"].low > 0 and user["in reverse"].high < 0
+    assert honest["difference"].low > 0 and honest["in reverse"].value > 0  # hardness is not held equal
+    assert user["difference"].low > 0 and user["in reverse"].high < 0
 
 
 def test_a_score_that_is_inside_owes_nothing_to_size():
     known = mixed(0.0)
     found = auc_on_equal_sizes(**known | {"scores": known["inside"]})
-    assert (found["owed to size"].map(lambda one: abs(one.value)) < 0.01).all()
+    assert (found["difference"].map(lambda one: abs(one.value)) < 0.01).all()
 
 
 def test_images_of_unknown_size_or_without_a_reading_are_left_out():
