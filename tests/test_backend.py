@@ -36,7 +36,8 @@ found = cam.evidence(model, images)
 print(json.dumps({
     "backend": "tensorflow" if backend.is_tensorflow() else "jax", "device": backend.device()["device"],
     "loss": history["loss"].tolist(), "logits": training.predict(model, images).tolist(),
-    "swapped": np.asarray(swapped).ravel().tolist(), "residual": float(found.residual().max()), "map": found.maps[0].tolist(),
+    "residual": float(found.residual().max()), "map": found.maps[0].tolist(),
+    "swapped": np.asarray(swapped).ravel().tolist(),
     "gradient": cam.gradient_map(model, images[:1])[0].tolist(),
 }), file=sys.stderr)
 """

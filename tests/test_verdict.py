@@ -2,8 +2,10 @@
 
 import itertools
 import math
+import re
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,6 +108,24 @@ def test_any_classifier_can_be_asked_and_without_its_maps_displayed_is_missing(t
     figures = verdict.border_figures(lambda images: images[:, :, :16].mean(axis=(1, 2)) - 100, p, data)
     assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"Displayed"}
     assert judge(figures).table.loc["Displayed", "answer"] == verdict.MISSING
+
+
+def test_the_readmes_example_judges_a_network_from_elsewhere(tiny, capsys):
+    p, data = tiny
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    given = 'ShortcutParameters(data="images/manifest.csv", image_size=224)'
+    assert code.count(given) == 1
+
+    class Model:
+        def predict(self, images):
+            assert images.shape[1:] == (32, 32, 1) and images.max() <= 1
+            return images[:, :, :16].mean(axis=(1, 2)) * 255 - 100  # (n, 1), as Keras gives it
+
+    exec(code.replace(given, "p"), {"p": p, "my_model": Model()})
+    figures = verdict.border_figures(lambda images: images[:, :, :16].mean(axis=(1, 2)) - 100, p, data)
+    found = judge(figures, verdict.has_conflict_set(data), verdict.kind_of(p))
+    assert f"\n{found.name}\n{found.meaning}\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
