@@ -124,7 +124,7 @@ def test_the_readmes_example_judges_a_network_from_elsewhere(tiny, capsys):
 
     exec(code.replace(given, "p"), {"p": p, "my_model": Model()})
     figures = verdict.border_figures(lambda images: images[:, :, :16].mean(axis=(1, 2)) - 100, p, data)
-    found = judge(figures, verdict.has_conflict_set(data), verdict.kind_of(p))
+    found = verdict.judge(figures, verdict.has_conflict_set(data), verdict.kind_of(p))
     assert f"\n{found.name}\n{found.meaning}\n" in capsys.readouterr().out
 
 
