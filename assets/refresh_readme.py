@@ -34,18 +34,22 @@ OURS = {  # by table of runs: the network, and what its recipe was chosen on
         "the same, nothing chosen beyond it",
     ),
 }
+V2 = "[MedMNIST v2](https://doi.org/10.1038/s41597-022-01721-8)"
 REFERENCES = (  # as reported on these 624 images, in the columns of the table
-    ("Inception-V3 (Kermany et al. 2018)", "ImageNet", UNKNOWN, ".928", ".968", ".932", ".901"),
-    ("ResNet-50, two-stage fine-tuning", "ImageNet", UNKNOWN, ".878", ".941", ".874", ".885"),
-    ("VGG16, fine-tuned", "ImageNet", UNKNOWN, ".886", ".966", ".877", ".902"),
-    ("ResNet-50, fine-tuned, MixUp and CutMix", "ImageNet", UNKNOWN, ".933", NOT_GIVEN, ".977", ".859"),
-    ("best of many backbones, 224 px (MedMNIST+)", "ImageNet, DINO", MEDMNIST, ".916", ".989", NOT_GIVEN, NOT_GIVEN),
-    ("Google AutoML Vision, 28 px (MedMNIST v2)", "not said", MEDMNIST, ".946", ".991", NOT_GIVEN, NOT_GIVEN),
-    ("ResNet-50, 224 px (MedMNIST v2)", "nothing", MEDMNIST, ".884", ".962", NOT_GIVEN, NOT_GIVEN),
+    ("Inception-V3 ([Kermany et al. 2018](https://doi.org/10.1016/j.cell.2018.02.010))", "ImageNet", UNKNOWN)
+    + (".928", ".968", ".932", ".901"),
+    ("ResNet-50, two-stage fine-tuning †", "ImageNet", UNKNOWN, ".878", ".941", ".874", ".885"),
+    ("VGG16, fine-tuned †", "ImageNet", UNKNOWN, ".886", ".966", ".877", ".902"),
+    ("ResNet-50, fine-tuned, MixUp and CutMix †", "ImageNet", UNKNOWN, ".933", NOT_GIVEN, ".977", ".859"),
+    ("best of many backbones, 224 px ([MedMNIST+](https://arxiv.org/abs/2404.15786))", "ImageNet, DINO", MEDMNIST)
+    + (".916", ".989", NOT_GIVEN, NOT_GIVEN),
+    (f"Google AutoML Vision, 28 px ({V2})", "not said", MEDMNIST, ".946", ".991", NOT_GIVEN, NOT_GIVEN),
+    (f"ResNet-50, 224 px ({V2})", "nothing", MEDMNIST, ".884", ".962", NOT_GIVEN, NOT_GIVEN),
 )
 NOTE = (
     "Ours are means over seeds with their range, at probability 0.5, an image's logit being the mean of ten views; the "
-    "intervals over patients, which are wider, are in `02_train`. The others are as their authors report them."
+    "intervals over patients, which are wider, are in `02_train`. The others are as their authors report them; † a "
+    "public project without a paper."
 )
 PICTURE = "Evidence before and after cropping in the original frame, artifact: border"
 
