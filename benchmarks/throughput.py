@@ -32,7 +32,7 @@ SWAPPED = {  # training with swaps, the dearest ways last
 def main() -> None:
     """Time training steps, forward passes and one large matrix product on the back end's own kernels."""
     large = sys.argv[1:] == ["large"]
-    p = TrainParameters(data="images", recipe="large" if large else "default").resolved()
+    p = TrainParameters(data="images", recipe="large" if large else "plain").resolved()
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (STEPS * p.batch_size, p.image_size, p.image_size)).astype(np.uint8)
     labels = np.arange(len(images)) % 2

@@ -35,6 +35,7 @@ from cnn_xray import InputError, geometry
 from cnn_xray.data import CLASSES, Dataset
 from cnn_xray.geometry import SEAM, blend
 from cnn_xray.metrics import weighted_auc
+from cnn_xray.parameters import DataParameters
 from cnn_xray.statistics import Comparison, compare, estimate, paired_difference, sample_and_replicates
 
 Score = Callable[[np.ndarray], np.ndarray]  # images (N, S, S) uint8 → logits (N,)
@@ -244,6 +245,41 @@ def swap_effects(
     told = data.table.iloc[rows][["label", "patient"]].reset_index(drop=True)
     pairs = pairs.join(told.add_prefix("recipient_"), on="recipient").join(told.add_prefix("donor_"), on="donor")
     return pairs.assign(z=score(data.pixels[rows])[taker], composite=composite).reset_index(drop=True)
+
+
+def swap(
+    score: Score,
+    p: DataParameters,
+    data: Dataset,
+    region: str,
+    donors: int,
+    split: str = "test",
+    like: np.ndarray | None = None,
+    within: float = 0,
+) -> tuple[pd.DataFrame, dict[str, Comparison]]:
+    """Swap a region of every image of a split: `swap_effects`, and the figures of `reliance`.
+
+    Parameters
+    ----------
+    score
+        Images (N, S, S) uint8 → logits (N,).
+    p, data
+        Border and seed, and the images.
+    region
+        One of `REGIONS`.
+    donors
+        Of each class, an image.
+    split
+        The images.
+    like, within
+        Which of them may give to which (`donor_pairs`).
+    """
+    rows = data.rows(split)
+    labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
+    pairs = donor_pairs(labels, patients, donors, p.seed, like, within)
+    swapped = swap_effects(score, data, rows, pairs, region, p.border)
+    logits = swapped.groupby("recipient")["z"].first().reindex(range(len(rows)))  # the others have no part in R
+    return swapped, reliance(swapped, labels, logits.to_numpy(), patients, p.seed)
 
 
 def swap_conflict(swapped: pd.DataFrame, seed: int = 0) -> Comparison:

@@ -87,18 +87,14 @@ class Network:
         return float(self.run.attention.query("arm == 'image'")["lung_enrichment"].mean())
 
     def swapped(self, region: str = "border") -> tuple[pd.DataFrame, dict[str, Comparison]]:
-        """Every swap of a region, and what is relied on (`interventions.swap_effects`, `interventions.reliance`).
+        """Every swap of a region, and what is relied on (`interventions.swap`).
 
         Parameters
         ----------
         region
             One of `interventions.REGIONS`.
         """
-        told, rows = self.run.on("test"), self.data.rows("test")
-        label, logit, patient = (told[name].to_numpy() for name in ("label", "logit", "patient"))
-        pairs = interventions.donor_pairs(label, patient, DONORS, self.p.seed)
-        swapped = interventions.swap_effects(self.run.score, self.data, rows, pairs, region, self.p.border)
-        return swapped, interventions.reliance(swapped, label, logit, patient, self.p.seed)
+        return interventions.swap(self.run.score, self.p, self.data, region, DONORS)
 
 
 class Lesson:

@@ -240,11 +240,18 @@ def parameters_page() -> str:
 
 
 PHANTOM = "phantom"
-RECIPES: dict[str, dict[str, int]] = {  # what a parameter left at None becomes
+SWAP: dict[str, Any] = {"swap": "border", "consistency": 0.05}  # the way to train that 06_reduce proposes
+RECIPES: dict[str, dict[str, Any]] = {  # what a parameter left at None becomes
     "phantom": {"image_size": 64, "width": 16, "epochs": 16},
-    "default": {"image_size": 128, "width": 32, "epochs": 32},
+    "plain": {"image_size": 128, "width": 32, "epochs": 32},
+    "swap": {"image_size": 128, "width": 32, "epochs": 32, **SWAP},
     "large": {"image_size": 224, "width": 32, "epochs": 32},
 }
+Recipe = Literal["auto", "plain", "swap", "large"]
+RECIPE = "fills in what is None (auto: swap for files)"
+REDUCING = frozenset(  # parameters of training that are to reduce what is relied on
+    "swap swap_layers swap_share swap_agrees swap_levels swap_aligned consistency evidence_penalty".split()
+)
 WIDEST_BORDER = 0.4  # of one that is swapped: its seam, a quarter of it, then ends in the middle of the image
 
 
@@ -329,9 +336,9 @@ class DataParameters(Parameters):
         return 0
 
     @property
-    def _recipe(self) -> dict[str, int]:
-        recipe = getattr(self, "recipe", "default")
-        return RECIPES[PHANTOM if self.data == PHANTOM and recipe == "default" else recipe]
+    def _recipe(self) -> dict[str, Any]:
+        recipe = getattr(self, "recipe", "plain")
+        return RECIPES[PHANTOM if self.data == PHANTOM and recipe != "large" else recipe]
 
     @property
     def rho(self) -> float | None:
@@ -351,7 +358,7 @@ class AuditParameters(DataParameters):
 class TrainParameters(DataParameters):
     """How a network is trained."""
 
-    recipe: Literal["default", "large"] = _field("default", "fills in what is None")
+    recipe: Recipe = _field("plain", RECIPE)
     epochs: int | None = _field(None, "at most; None: by recipe", ge=1, le=500)
     batch_size: int = _field(32, "images a step", ge=1, le=1024)
     width: int | None = _field(None, "channels of the first block; None: by recipe", ge=4, le=256)
@@ -399,6 +406,15 @@ class TrainParameters(DataParameters):
     )
     rerun: bool = _field(False, "train again although the run is recorded")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _by_recipe(cls, values: Any) -> Any:
+        given, recipe = dict(values), values.get("recipe", cls.model_fields["recipe"].default)
+        if recipe == "auto":
+            plain = given.get("data", PHANTOM) == PHANTOM or not REDUCING.isdisjoint(given)
+            given["recipe"] = recipe = "plain" if plain else "swap"
+        return (SWAP if recipe == "swap" else {}) | given
+
     @model_validator(mode="after")
     def _swaps_what_it_compares(self) -> Self:
         if self.consistency and self.swap == "none":
@@ -422,6 +438,7 @@ class RecipeParameters(TrainParameters):
         zoom blur tta crop aspect artifact_rho artifact_location runs""".split()
 
     n_seeds: int = _field(6, "trainings, from seed upwards", ge=1, le=100)
+    recipe: Recipe = _field("auto", RECIPE)
 
     @property
     def networks(self) -> int:
@@ -478,7 +495,7 @@ class ProbeParameters(TrainParameters):
         return self
 
     def probe(self, **changes: Any) -> TrainParameters:
-        """The small network and budget that all probes share, on these data in this view.
+        """The small network and budget that all probes share, on these data in this view; none is trained with swaps.
 
         Parameters
         ----------
@@ -487,8 +504,9 @@ class ProbeParameters(TrainParameters):
         """
         side = self.probe_size or (64 if self.data == PHANTOM else 96)
         epochs = self.probe_epochs or (16 if self.data == PHANTOM else 8)
-        small = dict(image_size=side, width=16, epochs=epochs, patience=epochs)
-        same = {name: getattr(self, name) for name in TrainParameters.model_fields}
+        small = dict(image_size=side, width=16, epochs=epochs, patience=epochs, recipe="plain")
+        fields = TrainParameters.model_fields
+        same = {name: getattr(self, name) for name in fields} | {name: fields[name].default for name in REDUCING}
         return TrainParameters.from_mapping(same | small | changes)
 
 

@@ -156,7 +156,6 @@ def measured(one: Planned) -> dict[str, Any]:
                 row |= _scored(str(name), part["label"], predict(run.model, data.pixels[part.index], tta=p.tta))
     rows = data.rows(split)
     labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
-    pairs = interventions.donor_pairs(labels, patients, DONORS, p.seed)
     found, able = cam.evidence(run.model, data.pixels[rows]), interventions.regions_of(data, p.border)
     logits, grid = found.logits, found.maps.shape[1:]
     lungs = None if data.lungs is None else geometry.area_mean(data.lungs[rows], grid)
@@ -164,8 +163,7 @@ def measured(one: Planned) -> dict[str, Any]:
     shown = attention.attention_metrics(found.maps, sign, border, lungs)[list(PICTURE)].mean()
     row |= {f"{split}_{name}": value for name, value in shown.items()}
     for region in [one for one in (*REGIONS, *UNSEEN) if one.partition(", ")[0] in able]:
-        swapped = interventions.swap_effects(run.score, data, rows, pairs, region, p.border)
-        relied = interventions.reliance(swapped, labels, logits, patients, p.seed)
+        swapped, relied = interventions.swap(run.score, p, data, region, DONORS, split)
         row |= {f"{split}_R {region}": relied["R"].value}
         row |= {f"{split}_AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
         if region == OUTSIDE and split == "test":

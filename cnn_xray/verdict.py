@@ -20,7 +20,7 @@ from cnn_xray.interventions import Score, donor_pairs, swap_conflict
 from cnn_xray.metrics import auc_difference, auc_with_interval, information_added
 from cnn_xray.parameters import PHANTOM, ProbeParameters
 from cnn_xray.runs import Run, run_of
-from cnn_xray.statistics import Comparison, Estimate, hodges_lehmann, pooled
+from cnn_xray.statistics import Estimate, hodges_lehmann, pooled
 
 YES, NO, OPEN, MISSING = "yes", "no", "not shown", "not available"
 PARTS = ("border_outside_lungs", "between")  # seen by the probes of the border and of its neighbourhood
@@ -238,7 +238,7 @@ def figures_of_network(
         For a classifier that does not give one finite logit an image.
     """
     _check_logits(score(data.pixels[data.rows("test")]), len(data.rows("test")))
-    swapped, relied = swap(score, p, data, region)
+    swapped, relied = interventions.swap(score, p, data, region, p.donors)
     found: dict[str, Estimate] = {"Used": relied["R"]}
     if explainer is not None:
         found["Displayed"] = displayed(explainer, p, data, region)
@@ -383,39 +383,6 @@ def _parts(p: ProbeParameters) -> dict[str, dict[str, Any]]:
         "between border and lungs": {"keep": "between"},
         **{f"labels permuted, draw {i + 1}": {"labels": "permuted", "seed": p.seed + i} for i in range(p.chance_draws)},
     }
-
-
-def swap(
-    score: Score,
-    p: ProbeParameters,
-    data: Dataset,
-    region: str,
-    like: np.ndarray | None = None,
-    within: float = 0,
-    split: str = "test",
-) -> tuple[pd.DataFrame, dict[str, Comparison]]:
-    """Swap a region of images: `interventions.swap_effects`, and the figures of `interventions.reliance`.
-
-    Parameters
-    ----------
-    score
-        Images (N, S, S) uint8 → logits (N,).
-    p
-        Donors, border and seed.
-    data
-        The images.
-    region
-        One of `interventions.REGIONS`.
-    like, within
-        Which images may give to which (`interventions.donor_pairs`).
-    split
-        The images.
-    """
-    rows = data.rows(split)
-    labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
-    pairs = interventions.donor_pairs(labels, patients, p.donors, p.seed, like, within)
-    swapped = interventions.swap_effects(score, data, rows, pairs, region, p.border)
-    return swapped, interventions.reliance(swapped, labels, score(data.pixels[rows]), patients, p.seed)
 
 
 def displayed(explainer: Explainer, p: ProbeParameters, data: Dataset, region: str) -> Estimate:

@@ -16,6 +16,7 @@ from cnn_xray.parameters import (
     NOTEBOOKS,
     PHANTOM,
     RECIPES,
+    SWAP,
     WIDEST_BORDER,
     AttentionParameters,
     AuditParameters,
@@ -55,9 +56,9 @@ def refusal(cls, **values) -> str:
         ({"flip": "false"}, "flip is 'false', but it must be True or False."),
         ({"flip": 1}, "flip is 1, but it must be True or False."),
         ({"aspect": "round"}, "aspect is 'round', but it must be one of 'squash', 'letterbox', 'square'."),
-        ({"recipe": "lage"}, "recipe is 'lage', but it must be one of 'default', 'large'."),
-        ({"recipe": "phantom"}, "recipe is 'phantom', but it must be one of 'default', 'large'."),
-        ({"recipe": None}, "recipe is None, but it must be one of 'default', 'large'."),
+        ({"recipe": "lage"}, "recipe is 'lage', but it must be one of 'auto', 'plain', 'swap', 'large'."),
+        ({"recipe": "phantom"}, "recipe is 'phantom', but it must be one of 'auto', 'plain', 'swap', 'large'."),
+        ({"recipe": None}, "recipe is None, but it must be one of 'auto', 'plain', 'swap', 'large'."),
         ({"border": 0.5}, "border is 0.5, but it must be a number above 0 and below 0.5."),
         ({"artifact_rho": 1}, "artifact_rho is 1, but it must be a number above -1 and below 1, or None."),
         ({"labels": "shuffled"}, "labels is 'shuffled', but it must be one of 'true', 'permuted'."),
@@ -130,8 +131,10 @@ def test_none_is_filled_in_by_the_kind_of_data_as_described():
 
 
 FILLED_IN = (  # by data and recipe: side, channels of the first block, epochs
-    ("phantom", "default", (64, 16, 16)),
-    ("images", "default", (128, 32, 32)),
+    ("phantom", "plain", (64, 16, 16)),
+    ("images", "plain", (128, 32, 32)),
+    ("phantom", "swap", (64, 16, 16)),
+    ("images", "swap", (128, 32, 32)),
     ("phantom", "large", (224, 32, 32)),
     ("images", "large", (224, 32, 32)),
 )
@@ -160,7 +163,7 @@ def test_a_given_value_wins_over_the_recipe(data, recipe, expected, name):
 
 def test_every_recipe_can_be_chosen_and_holds_what_is_allowed():
     choices = get_args(TrainParameters.model_fields["recipe"].annotation)
-    assert {PHANTOM, *choices} == set(RECIPES)
+    assert {PHANTOM, *choices} - {"auto"} == set(RECIPES)
     for values in RECIPES.values():
         assert TrainParameters.from_mapping(values).resolved().model_dump().items() >= values.items()
 
@@ -179,8 +182,31 @@ def test_what_changes_nothing_makes_no_other_run():
     assert identity(TrainParameters(**waiting)) != identity(TrainParameters(**waiting, patience=2))
 
 
+def test_the_swap_recipe_trains_with_swaps_and_02_takes_it_for_files():
+    chosen = TrainParameters.from_mapping({"data": "images", "recipe": "swap"})
+    assert {name: getattr(chosen, name) for name in SWAP} == SWAP and chosen.swap != "none"
+    named = TrainParameters.from_mapping({"data": "images", **SWAP})
+    assert identity(chosen.resolved()) == identity(named.resolved())
+    assert TrainParameters.from_mapping({"recipe": "swap", "swap": "outside_lungs"}).swap == "outside_lungs"
+    assert "say what is swapped" in refusal(TrainParameters, recipe="swap", swap="none")
+    of_02 = {
+        "swap": [{"data": "images"}, {"data": "images", "recipe": "auto"}, {"recipe": "swap"}],
+        "plain": [{}, {"data": "images", "recipe": "plain"}, {"data": "images", "evidence_penalty": 0.1}],
+    }
+    for recipe, given in of_02.items():
+        for one in given:
+            found = RecipeParameters.from_mapping(one)
+            assert found.recipe == recipe and found.swap == TrainParameters.from_mapping({"recipe": recipe}).swap
+    assert TrainParameters(data="images").swap == ShortcutParameters(data="images").swap == "none"
+
+
+def test_probes_are_not_trained_with_swaps():
+    p = ShortcutParameters.from_mapping({"swap": "outside_lungs", "swap_aligned": True, "consistency": 0.1})
+    assert identity(p.probe().resolved()) == identity(ShortcutParameters().probe().resolved())
+
+
 def test_probes_stay_small_whatever_the_recipe():
-    for recipe in ("default", "large"):
+    for recipe in ("plain", "swap", "large"):
         p = ShortcutParameters(data="images", recipe=recipe).probe().resolved()
         assert (p.image_size, p.width, p.epochs, p.patience) == (96, 16, 8, 8)
 
@@ -271,7 +297,7 @@ def test_the_parameters_cell_holds_the_defaults_of_what_is_shown(cls):
     source = parameters_cell(cls)
     space: dict = {}
     exec(source, space)
-    assert {name: space[name] for name in cls.shown} == cls().model_dump(include=set(cls.shown))
+    assert {name: space[name] for name in cls.shown} == {name: cls.model_fields[name].default for name in cls.shown}
     assert literal_assignments([source], set()) == cls.shown
     assert max(map(len, source.splitlines())) <= 110
 

@@ -104,7 +104,7 @@ def test_a_run_is_that_of_its_training_images_and_measured_again_on_other_test_i
 
 def test_all_runs_are_one_table_and_two_arms_are_compared_seed_by_seed(tmp_path, capsys):
     """Records and a sweep's rows by hand: the second arm is better by .02 and .04, mean .03, t(.975, 1) = 12.706."""
-    defaults = {name: field.default for name, field in TrainParameters.model_fields.items()} | RECIPES["default"]
+    defaults = {name: field.default for name, field in TrainParameters.model_fields.items()} | RECIPES["plain"]
     for arm, more, aucs in (
         ("a", {}, (0.9, 0.8)),
         ("b", {"crop": 0.1}, (0.92, 0.84)),
