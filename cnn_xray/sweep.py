@@ -254,8 +254,8 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
     begun, failed = time.perf_counter(), 0
     for count, row in enumerate(_rows(todo, jobs, scheduler), 1):
-        before = done[done["run"] == row["run"]].dropna(axis=1).to_dict("records")  # what was measured before stays
-        row = (before[0] if before and row["status"] == "done" else {}) | row
+        before = done[done["run"] == row["run"]].drop(columns="error", errors="ignore").dropna(axis=1)
+        row = {**next(iter(before.to_dict("records")), {}), **row}  # what was measured before stays
         same = (done["run"] == row["run"]) | ((done["arm"] == row["arm"]) & (done["seed"] == row["seed"]))
         done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)
         place = done["run"].map({run: number for number, run in enumerate(ids)})  # in the file's order, then others

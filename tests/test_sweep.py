@@ -111,7 +111,7 @@ def faked(monkeypatch, failing=()):
         row = {"arm": one.arm, "seed": one.seed, "run": run, "seconds": 1.0}
         if (one.arm, one.seed) in failing:
             return row | {"status": "failed", "error": "the disk is full"}
-        return row | {"status": "done"} | ({"test_auc": 0.9} if one.open_test else {})
+        return row | {"status": "done"} | ({"test_auc": 0.9} if one.open_test else {"val_auc": 0.8})
 
     monkeypatch.setattr(module, "_in_its_own_process", run)
     monkeypatch.setattr(module, "load_dataset", lambda p, splits: SimpleNamespace(table=LABELS, lungs=None))
@@ -168,6 +168,18 @@ def test_what_was_changed_is_run_again_and_nothing_else(tmp_path, monkeypatch):
     ran = faked(monkeypatch)
     sweep(written(tmp_path, arms={"plain": {}}, seeds=1, open_test=True))
     assert ran == [("plain", 0)]
+
+
+def test_an_opening_that_fails_leaves_what_was_measured_on_validation(tmp_path, monkeypatch):
+    faked(monkeypatch)
+    sweep(written(tmp_path))
+    faked(monkeypatch, failing={("plain", 0)})
+    with pytest.raises(InputError, match="1 of 4 runs failed"):
+        sweep(written(tmp_path, open_test=True))
+    faked(monkeypatch)
+    table = pd.read_csv(sweep(written(tmp_path, open_test=True)))
+    assert (table["val_auc"] == 0.8).all() and (table["test_auc"] == 0.9).all() and (table["status"] == "done").all()
+    assert table["error"].isna().all()
 
 
 def test_swaps_outside_the_lungs_without_masks_are_refused_before_anything_starts(tmp_path, monkeypatch):
