@@ -30,8 +30,10 @@ import cv2
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from sklearn.metrics import roc_auc_score
 
 from cnn_xray import InputError, geometry
+from cnn_xray.attention import neutral_image
 from cnn_xray.data import CLASSES, Dataset
 from cnn_xray.geometry import SEAM, blend
 from cnn_xray.metrics import weighted_auc
@@ -316,6 +318,29 @@ def read_inside(swapped: pd.DataFrame, images: int) -> np.ndarray:
     """
     means = swapped.groupby(["recipient", "cross"])["composite"].mean().unstack()
     return means.mean(axis=1, skipna=False).reindex(range(images)).to_numpy()
+
+
+def auc_of_parts(score: Score, data: Dataset, rows: np.ndarray) -> dict[str, float]:
+    """AUC on images of which a part alone is their own, the rest the same in all: no image gives to another.
+
+    ``lungs alone``: all else is the mean training image, classes counted alike. ``without lungs``: the lungs are. Their
+    outline shows in both, at a hard seam. Images without a lung mask are left out; empty where one class has none.
+
+    Parameters
+    ----------
+    score
+        Images (N, S, S) uint8 → logits (N,).
+    data, rows
+        The images, by their row numbers in ``data``.
+    """
+    rows = rows[:0] if data.lungs is None else rows[data.lungs[rows].any(axis=(1, 2))]
+    labels, train = data.table["label"].to_numpy(), data.rows("train")
+    if data.lungs is None or len(np.unique(labels[rows])) < 2:
+        return {}
+    nobody = neutral_image(data.pixels[train], labels[train])
+    parts = {"lungs alone": data.lungs[rows], "without lungs": ~data.lungs[rows]}
+    made = {part: np.where(own, data.pixels[rows], nobody).astype(np.uint8) for part, own in parts.items()}
+    return {part: float(roc_auc_score(labels[rows], score(images))) for part, images in made.items()}
 
 
 def pair_counts(swapped: pd.DataFrame, labels: np.ndarray) -> pd.DataFrame:

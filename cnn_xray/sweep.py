@@ -134,7 +134,8 @@ def measured(one: Planned) -> dict[str, Any]:
     that the recipe predicts by; ``logits``, these, float16, compressed, in base 64. Of validation images, and once
     opened of test images instead, ``R`` and ``AUC lost`` of each region (`interventions.reliance`, `swap_conflict`), of
     single views, and what the picture shows: mean ``lung_enrichment`` and ``log2_border_density_ratio``
-    (`attention.attention_metrics`). Of test images of known size, the AUC on pairs of equal size, and what goes with
+    (`attention.attention_metrics`), and the AUC on ``lungs alone`` and ``without lungs``
+    (`interventions.auc_of_parts`). Of test images of known size, the AUC on pairs of equal size, and what goes with
     size (`audit.auc_on_equal_sizes`).
 
     Parameters
@@ -172,6 +173,8 @@ def measured(one: Planned) -> dict[str, Any]:
             by_size = audit.auc_on_equal_sizes(labels, logits, *known, audit.CALIPERS[:1], p.seed).iloc[0]
             told = () if size.note else ("equal size", "difference", "in reverse")
             row |= {f"test_AUC, {name}": by_size[name].value for name in told}
+    apart = interventions.auc_of_parts(run.score, data, rows)
+    row |= {f"{split}_AUC, {part}": value for part, value in apart.items()}
     if one.external:
         elsewhere = load_dataset(one.elsewhere(), splits=("test",))
         logits = predict(run.model, elsewhere.pixels, tta=p.tta)

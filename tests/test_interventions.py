@@ -203,6 +203,25 @@ def test_a_seam_that_moves_one_class_more_does_not_cancel():
     assert found["R"].value == pytest.approx((3 - 1) / 2 / 4)  # the classes differ by 40 grey, 4 logits
 
 
+def test_a_part_alone_has_the_rest_from_the_mean_training_image():
+    data = dataset(borders=[10, 20, 30, 40, 90], centres=[100, 200, 200, 100, 90], labels=np.array([0, 0, 1, 1, 1]))
+    data.lungs[4] = False  # has no mask: no part of it is asked, but it is a training image
+    seen = []
+
+    def watched(images):
+        seen.append(images)
+        return of_both(images)
+
+    # the mean image: border ((10 + 20) / 2 + (30 + 40 + 90) / 3) / 2, centre (150 + 130) / 2
+    found = interventions.auc_of_parts(watched, data, np.arange(5))
+    assert [images[:, 0, 0].tolist() for images in seen] == [[34] * 4, [10, 20, 30, 40]]
+    assert [images[:, 4, 4].tolist() for images in seen] == [[100, 200, 200, 100], [140] * 4]
+    # lungs alone: 100, 200 against 200, 100: of four pairs one is right, two are even; without lungs: all are right
+    assert found == {"lungs alone": 0.5, "without lungs": 1.0}
+    assert interventions.auc_of_parts(watched, data, np.array([0, 1, 4])) == {}
+    assert interventions.auc_of_parts(watched, dataset(lungs=None), np.arange(4)) == {}
+
+
 def test_all_but_the_lungs_of_either_image_is_swapped():
     lungs = np.zeros((4, 8, 8), bool)
     lungs[0, :2] = lungs[1, 6:] = True
