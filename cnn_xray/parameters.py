@@ -240,7 +240,7 @@ def parameters_page() -> str:
 
 
 PHANTOM = "phantom"
-SWAP: dict[str, Any] = {"swap": "border", "consistency": 0.05}  # the way to train that 06_reduce proposes
+SWAP: dict[str, Any] = {"swap": "outside_lungs", "consistency": 0.05}  # the way to train that 06_reduce proposes
 RECIPES: dict[str, dict[str, Any]] = {  # what a parameter left at None becomes
     "phantom": {"image_size": 64, "width": 16, "epochs": 16},
     "plain": {"image_size": 128, "width": 32, "epochs": 32},

@@ -131,6 +131,24 @@ def check_lungs(labels: np.ndarray, lungs: np.ndarray | None, why: str = "swap i
     return able
 
 
+def suited(p: TrainParameters, labels: np.ndarray, lungs: np.ndarray | None) -> TrainParameters:
+    """The parameters, but for the recipe ``swap`` where `check_lungs` refuses the images: then it swaps the border.
+
+    Parameters
+    ----------
+    p
+        Of a training.
+    labels : ndarray (N,)
+    lungs : ndarray (N, S, S) bool, optional
+    """
+    if p.recipe == "swap" and p.swap == "outside_lungs":
+        try:
+            check_lungs(labels, lungs)
+        except InputError:
+            return p.model_copy(update={"swap": "border"})
+    return p
+
+
 def border_swapped(images: Any, donors: Any, reach: Any, seam: Any, levels: bool = False) -> Any:
     """Images with the border of donors, whole up to ``reach``, with the seam inwards: float32 (B, S, S, 1).
 

@@ -285,8 +285,10 @@ def _ids(planned: list[Planned]) -> list[str]:
         p = one.parameters().resolved()
         what = p.model_dump_json(include=set(DataParameters.model_fields))
         view = views[what] = views[what] if what in views else load_dataset(p, splits=FITTING)
+        seen = view.table["label"].to_numpy(), view.lungs
+        p = swaps.suited(p, *seen)
         if p.swap == "outside_lungs":
-            swaps.check_lungs(view.table["label"].to_numpy(), view.lungs)
+            swaps.check_lungs(*seen)
         other = ids.setdefault(run_id(p, view), one.arm)
         if other != one.arm:
             raise InputError(

@@ -187,7 +187,7 @@ def test_the_swap_recipe_trains_with_swaps_and_02_takes_it_for_files():
     assert {name: getattr(chosen, name) for name in SWAP} == SWAP and chosen.swap != "none"
     named = TrainParameters.from_mapping({"data": "images", **SWAP})
     assert identity(chosen.resolved()) == identity(named.resolved())
-    assert TrainParameters.from_mapping({"recipe": "swap", "swap": "outside_lungs"}).swap == "outside_lungs"
+    assert TrainParameters.from_mapping({"recipe": "swap", "swap": "border"}).swap == "border"
     assert "say what is swapped" in refusal(TrainParameters, recipe="swap", swap="none")
     of_02 = {
         "swap": [{"data": "images"}, {"data": "images", "recipe": "auto"}, {"recipe": "swap"}],

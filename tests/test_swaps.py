@@ -113,6 +113,15 @@ def test_images_without_a_mask_neither_take_nor_give_what_lies_outside():
 
 
 @pytest.mark.parametrize("lungs", [None, LUNGS & (LABELS == 1)[:, None, None]])
+def test_the_swap_recipe_swaps_the_border_where_masks_are_missing(lungs):
+    recipe = TrainParameters.from_mapping({"recipe": "swap"})
+    assert swaps.suited(recipe, LABELS, LUNGS) == recipe and recipe.swap == "outside_lungs"
+    assert swaps.suited(recipe, LABELS, lungs) == recipe.model_copy(update={"swap": "border"})
+    named = TrainParameters.from_mapping({"swap": "outside_lungs"})
+    assert swaps.suited(named, LABELS, lungs) == named  # who names it is told that masks are missing
+
+
+@pytest.mark.parametrize("lungs", [None, LUNGS & (LABELS == 1)[:, None, None]])
 def test_swaps_outside_the_lungs_need_masks_of_both_classes(lungs):
     with pytest.raises(InputError, match="swap is 'outside_lungs', but .* Without masks, swap the border"):
         planned(swap="outside_lungs", lungs=lungs)
