@@ -51,6 +51,15 @@ NOTE = (
     "intervals over patients, which are wider, are in `02_train`. The others are as their authors report them; † a "
     "public project without a paper."
 )
+REDUCED = {  # columns of a sweep's table, in words
+    "test_auc": "AUC",
+    "test_accuracy": "accuracy",
+    "test_specificity": "specificity",
+    "test_R outside the lungs": "R, all outside the lungs",
+    "test_R border outside the lungs": "R, border outside the lungs",
+    "test_AUC, lungs alone": "AUC from the lungs alone",
+    "test_AUC, without lungs": "AUC from all but the lungs",
+}
 PICTURE = "Evidence before and after cropping in the original frame, artifact: border"
 
 
@@ -83,6 +92,11 @@ def results() -> str:
         row(kermany, "test_auc", "real images (624 for testing) | AUC"),
         row(kermany, "test_accuracy", "real images (624 for testing) | accuracy at 0.5"),
         "",
+        "Training that cannot lean on the border, on the real images (`06_reduce`); R is the share of the way from "
+        "normal to pneumonia that the score moves when that region is another patient's:",
+        "",
+        *reduced(),
+        "",
         "| images | verdict on the border, before → after cropping | of what, and how far it is shared |",
         "|---|---|---|",
         *verdicts("phantom"),
@@ -114,6 +128,18 @@ def believed(trials: pd.DataFrame) -> list[str]:
     own, *pictures = (str(alone[name]) if name in alone else "" for name in names)
     last = ["AUC of the figure itself", "", f"*The border's own*: {own}", *pictures]
     lines = [right.columns, ["---"] * len(right.columns), *right.to_numpy(), last]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def reduced() -> list[str]:
+    """A line a way to train, at the default size: means over the seeds, with the range."""
+    runs = pd.read_csv(ROOT / "benchmarks" / "reduce" / "default.csv").dropna(subset=list(REDUCED))
+    lines = [["training", "seeds", *REDUCED.values()], ["---"] * (2 + len(REDUCED))]
+    for arm, of_arm in runs.groupby("arm", sort=False):
+        figures = (
+            f"{of_arm[name].mean():.3f} ({of_arm[name].min():.3f} to {of_arm[name].max():.3f})" for name in REDUCED
+        )
+        lines.append([str(arm), str(len(of_arm)), *figures])
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
