@@ -578,8 +578,8 @@ class ReduceParameters(TrainParameters):
 
     @property
     def networks(self) -> int:
-        """How many networks the notebook asks for, at most: the two of its picture."""
-        return 2
+        """How many networks the notebook asks for, at most: the two of its picture, and four probes for the verdict."""
+        return 6
 
     @property
     def proposed(self) -> str:
