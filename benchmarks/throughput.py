@@ -3,9 +3,9 @@
     python benchmarks/throughput.py [large]
 
 Prints images a second of training (augmentation on), also with swaps, and of the forward pass, and the machine's rate
-of matrix multiplication in the numbers that training multiplies, of which training reaches a share (three forward
-passes of its convolutions a step). Medians of repetitions taken turn and turn about, so that a busy moment hits all
-alike. ``large``: that recipe and a larger matrix, for a GPU.
+of matrix multiplication in the precision of training, of which training reaches a share (three forward passes of its
+convolutions a step). Medians of repetitions taken turn and turn about, so that a busy moment hits all alike.
+``large``: that recipe and a larger matrix, for a GPU.
 """
 
 from __future__ import annotations

@@ -179,9 +179,9 @@ def _untuned(data: Any) -> Any:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of tensors as one kernel, for what is done to batches: JAX would else start one for every step of it.
+    """A function of tensors, compiled for JAX, which would else start a kernel for each of its operations.
 
-    With TensorFlow the function itself, which `feed_training` makes part of a graph.
+    With TensorFlow it is the function itself: `feed_training` makes it part of a graph.
 
     Parameters
     ----------

@@ -270,7 +270,7 @@ def swap(
     region
         One of `REGIONS`.
     donors
-        Of each class, an image.
+        How many of each class an image gets.
     split
         The images.
     like, within
@@ -333,9 +333,11 @@ def auc_of_parts(score: Score, data: Dataset, rows: np.ndarray) -> dict[str, flo
     data, rows
         The images, by their row numbers in ``data``.
     """
-    rows = rows[:0] if data.lungs is None else rows[data.lungs[rows].any(axis=(1, 2))]
+    if data.lungs is None:
+        return {}
+    rows = rows[data.lungs[rows].any(axis=(1, 2))]
     labels, train = data.table["label"].to_numpy(), data.rows("train")
-    if data.lungs is None or len(np.unique(labels[rows])) < 2:
+    if len(np.unique(labels[rows])) < 2:
         return {}
     nobody = neutral_image(data.pixels[train], labels[train])
     parts = {"lungs alone": data.lungs[rows], "without lungs": ~data.lungs[rows]}

@@ -112,8 +112,9 @@ def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
     data
         Those of ``p``; by default they are loaded.
     """
-    data = data or load_dataset(p.resolved())
-    p = swaps.suited(p.resolved(), data.table["label"].to_numpy(), data.lungs)
+    p = p.resolved()
+    data = data or load_dataset(p)
+    p = swaps.suited(p, data.table["label"].to_numpy(), data.lungs)
     folder = resolve(p.runs) / run_id(p, data)
     found = None if p.rerun else find_run(folder)
     if found and _is_measured(found.record, data):

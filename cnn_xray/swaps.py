@@ -132,7 +132,7 @@ def check_lungs(labels: np.ndarray, lungs: np.ndarray | None, why: str = "swap i
 
 
 def suited(p: TrainParameters, labels: np.ndarray, lungs: np.ndarray | None) -> TrainParameters:
-    """The parameters, but for the recipe ``swap`` where `check_lungs` refuses the images: then it swaps the border.
+    """How these images can be trained on: without lung masks of both classes the recipe ``swap`` swaps the border.
 
     Parameters
     ----------

@@ -258,7 +258,7 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     begun, failed = time.perf_counter(), 0
     for count, row in enumerate(_rows(todo, jobs, scheduler), 1):
         before = done[done["run"] == row["run"]].drop(columns="error", errors="ignore").dropna(axis=1)
-        row = {**next(iter(before.to_dict("records")), {}), **row}  # what was measured before stays
+        row = (before.to_dict("records") or [{}])[0] | row  # what was measured before stays
         same = (done["run"] == row["run"]) | ((done["arm"] == row["arm"]) & (done["seed"] == row["seed"]))
         done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)
         place = done["run"].map({run: number for number, run in enumerate(ids)})  # in the file's order, then others
