@@ -185,6 +185,8 @@ def measured(one: Planned) -> dict[str, Any]:
 def studied(folder: Path, data: str) -> pd.DataFrame:
     """The finished runs of all sweeps in a folder on data of one name, with the column ``sweep``: its file's name.
 
+    The figures to be told of each sweep stand besides, as of `shown_split`.
+
     Parameters
     ----------
     folder
@@ -203,7 +205,25 @@ def studied(folder: Path, data: str) -> pd.DataFrame:
     if found.empty:
         which = f"{folder} has no finished sweep of {data}"
         raise InputError(f"{which}; run cnn-xray sweep with one of its YAML files{' and -p data' * (data != PHANTOM)}.")
-    return found.reset_index(drop=True)
+    return pd.concat([shown_split(runs) for _, runs in found.groupby("sweep", sort=False)], ignore_index=True)
+
+
+def shown_split(runs: pd.DataFrame) -> pd.DataFrame:
+    """Runs with the figures to be told of them besides, ``auc`` for ``test_auc`` and so on, and ``images``: of which.
+
+    They are of test images where every run has been opened, of validation images otherwise: arms of a sweep that is
+    open in part would be compared on different images.
+
+    Parameters
+    ----------
+    runs
+        Of `studied`; figures that are told already are told anew.
+    """
+    split = "test" if runs.reindex(columns=["test_auc"]).notna().all(axis=None) else "val"
+    told = runs.filter(regex=f"^{split}_").rename(columns=lambda name: name.partition("_")[2])
+    told["images"] = "test" if split == "test" else "validation"
+    before = ["images", *(name.partition("_")[2] for name in runs if name.startswith(("test_", "val_")))]
+    return pd.concat([runs.drop(columns=before, errors="ignore"), told], axis=1)
 
 
 def logits_of(packed: str) -> np.ndarray:

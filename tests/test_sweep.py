@@ -256,6 +256,16 @@ def lost_worker(rows, todo, jobs, scheduler):
         yield from rows(todo, jobs, scheduler)
 
 
+def test_a_sweep_is_told_on_test_images_once_every_run_is_opened_and_not_before():
+    runs = pd.DataFrame({"arm": ["plain", "swapped"], "val_auc": [0.9, 0.8], "test_auc": [0.7, np.nan]})
+    half = module.shown_split(runs)
+    assert half["auc"].tolist() == [0.9, 0.8] and set(half["images"]) == {"validation"}
+    opened = module.shown_split(half.assign(test_auc=[0.7, 0.6]))  # told before, and told anew
+    assert opened["auc"].tolist() == [0.7, 0.6] and set(opened["images"]) == {"test"}
+    assert opened["val_auc"].tolist() == [0.9, 0.8] and not opened.columns.duplicated().any()
+    assert set(module.shown_split(runs.drop(columns="test_auc"))["images"]) == {"validation"}
+
+
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp_path):
     file = written(tmp_path, fixed=TINY | {"runs": str(tmp_path / "runs")}, seeds=1)
