@@ -15,6 +15,7 @@ import nbformat
 import pandas as pd
 from PIL import Image
 
+from cnn_xray.parameters import SWAP
 from cnn_xray.report.words import HEADLINE
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +24,12 @@ from instruments import READERS, cases, how_often_right, how_well_figures_tell  
 
 BEGIN, END = "<!-- results: made by assets/refresh_readme.py from the committed reports -->", "<!-- /results -->"
 NOT_GIVEN, UNKNOWN, MEDMNIST = "–", "not known", "training images, split by image"
+SWEEP = "benchmarks/reduce/default.csv"
 OURS = {  # by table of runs: the network, and what its recipe was chosen on
+    SWEEP: (
+        "**this one** (`recipe swap`)",
+        "as `recipe plain`, and swaps on validation patients; the idea had been tried on test images (`06_reduce`)",
+    ),
     "reports/kermany/runs.csv": (
         "**this one** (`recipe plain`)",
         "training patients; criterion and more aspect-ratio jitter thought of after test results "
@@ -31,7 +37,7 @@ OURS = {  # by table of runs: the network, and what its recipe was chosen on
     ),
     "benchmarks/recipe/large.csv": (
         "**this one at 224 px** (`recipe large`, runs of version 0.1.0)",
-        "the same, nothing chosen beyond it",
+        "as `recipe plain`, nothing chosen beyond it",
     ),
 }
 V2 = "[MedMNIST v2](https://doi.org/10.1038/s41597-022-01721-8)"
@@ -133,7 +139,7 @@ def believed(trials: pd.DataFrame) -> list[str]:
 
 def reduced() -> list[str]:
     """A line a way to train, at the default size: means over the seeds, with the range."""
-    runs = pd.read_csv(ROOT / "benchmarks" / "reduce" / "default.csv").dropna(subset=list(REDUCED))
+    runs = pd.read_csv(ROOT / SWEEP).dropna(subset=list(REDUCED))
     lines = [["training", *REDUCED.values()], ["---"] * (1 + len(REDUCED))]
     for arm, of_arm in runs.groupby("arm", sort=False):
         lines.append([str(arm), *(spread(of_arm[name]) for name in REDUCED)])
@@ -151,9 +157,13 @@ def full(table: str) -> pd.DataFrame:
 
 
 def ours(table: str, network: str, chosen_on: str) -> str:
-    """One line: the seeds of a table's uncropped networks at probability 0.5."""
-    runs = full(table)
-    seeds = runs[(runs["keep"] == "all") & (runs["crop"] == 0)]
+    """One line: the seeds of a report's uncropped networks, or of the sweep's proposed arm, at probability 0.5."""
+    if table == SWEEP:
+        runs = pd.read_csv(ROOT / table)
+        seeds = runs[runs.filter(SWAP).eq(pd.Series(SWAP)).all(axis=1)]
+    else:
+        runs = full(table)
+        seeds = runs[(runs["keep"] == "all") & (runs["crop"] == 0)]
     found = (spread(seeds[f"test_{name}"]) for name in ("accuracy", "auc", "sensitivity", "specificity"))
     return f"| {network} | **nothing** | {chosen_on} | {' | '.join(found)} |"
 

@@ -222,7 +222,7 @@ def shown_split(runs: pd.DataFrame) -> pd.DataFrame:
     split = "test" if runs.reindex(columns=["test_auc"]).notna().all(axis=None) else "val"
     told = runs.filter(regex=f"^{split}_").rename(columns=lambda name: name.partition("_")[2])
     told["images"] = "test" if split == "test" else "validation"
-    before = ["images", *(name.partition("_")[2] for name in runs if name.startswith(("test_", "val_")))]
+    before = ["images", *(name.partition("_")[2] for name in map(str, runs) if name.startswith(("test_", "val_")))]
     return pd.concat([runs.drop(columns=before, errors="ignore"), told], axis=1)
 
 
