@@ -14,7 +14,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from threading import Thread
@@ -26,7 +26,7 @@ from joblib import Parallel, cpu_count, delayed
 from pydantic import Field
 from sklearn.model_selection import ParameterGrid
 
-from cnn_xray import InputError, attention, audit, cam, geometry, interventions, swaps
+from cnn_xray import InputError, attention, cam, geometry, interventions, swaps
 from cnn_xray.data import FITTING, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import (
@@ -38,7 +38,7 @@ from cnn_xray.parameters import (
     TrainParameters,
     from_yaml,
 )
-from cnn_xray.runs import run_id, run_of
+from cnn_xray.runs import Run, run_id, run_of
 from cnn_xray.storage import atomic_write
 from cnn_xray.training import predict, probability
 
@@ -64,13 +64,14 @@ class SweepFile(Parameters):
 
 @dataclass(frozen=True)
 class Planned:
-    """One network of a sweep: its arm, its seed, all that is given, and which images besides validation it scores."""
+    """One network of a sweep: its arm, its seed, all that is given, and which images it is measured on."""
 
     arm: str
     seed: int
     given: dict[str, Any]
     open_test: bool = False
     external: dict[str, Any] = field(default_factory=dict)
+    validated: bool = False  # measured on validation images before
 
     def parameters(self) -> TrainParameters:
         """Checked."""
@@ -130,13 +131,11 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
 def measured(one: Planned) -> dict[str, Any]:
     """Train a network unless it is recorded, and measure it: one row of the sweep's table.
 
-    ``val_…`` and, once opened, ``test_…`` and those of the other test sets: metrics at probability 0.5 of the logits
-    that the recipe predicts by; ``logits``, these, float16, compressed, in base 64. Of validation images, and once
-    opened of test images instead, ``R`` and ``AUC lost`` of each region (`interventions.reliance`, `swap_conflict`), of
-    single views, and what the picture shows: mean ``lung_enrichment`` and ``log2_border_density_ratio``
-    (`attention.attention_metrics`), and the AUC on ``lungs alone`` and ``without lungs``
-    (`interventions.auc_of_parts`). Of test images of known size, the AUC on pairs of equal size, and what goes with
-    size (`audit.auc_on_equal_sizes`).
+    ``val_…`` and, once opened, ``test_…``: metrics at probability 0.5 of the logits that the recipe predicts by;
+    ``logits``, these, float16, compressed, in base 64; ``R`` and ``AUC lost`` of each region
+    (`interventions.reliance`, `swap_conflict`), of single views; what the picture shows, mean ``lung_enrichment`` and
+    ``log2_border_density_ratio`` (`attention.attention_metrics`); and the AUC on ``lungs alone`` and ``without lungs``
+    (`interventions.auc_of_parts`). Of other test sets, the metrics and the logits.
 
     Parameters
     ----------
@@ -144,42 +143,41 @@ def measured(one: Planned) -> dict[str, Any]:
         Which network.
     """
     p = one.parameters()
-    data, split = load_dataset(p, splits=FITTING), "val"
+    data = load_dataset(p, splits=FITTING)
     run = run_of(p, data)
     row: dict[str, Any] = {"data": PHANTOM if p.data == PHANTOM else data.name}
     row["device"] = run.record["trained_by"]["device"]
     row |= {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
     row |= _scored("val", run.on("val")["label"], run.on("val")["logit"])
+    row |= {} if one.validated else _relied(run, p, data, "val")
     if one.open_test:
-        data, split = load_dataset(p), "test"
+        data = load_dataset(p)
         for name, part in data.table.groupby("split", sort=False):
             if name in TEST_SPLITS:
                 row |= _scored(str(name), part["label"], predict(run.model, data.pixels[part.index], tta=p.tta))
-    rows = data.rows(split)
-    labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
-    found, able = cam.evidence(run.model, data.pixels[rows]), interventions.regions_of(data, p.border)
-    logits, grid = found.logits, found.maps.shape[1:]
-    lungs = None if data.lungs is None else geometry.area_mean(data.lungs[rows], grid)
-    sign, border = cam.explained_sign(logits, p.explain), geometry.border_cells(p.border, grid)
-    shown = attention.attention_metrics(found.maps, sign, border, lungs)[list(PICTURE)].mean()
-    row |= {f"{split}_{name}": value for name, value in shown.items()}
-    for region in [one for one in (*REGIONS, *UNSEEN) if one.partition(", ")[0] in able]:
-        swapped, relied = interventions.swap(run.score, p, data, region, DONORS, split)
-        row |= {f"{split}_R {region}": relied["R"].value}
-        row |= {f"{split}_AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
-        if region == OUTSIDE and split == "test":
-            size = audit.size_only_probe(data.table.iloc[data.rows(*FITTING)], data.table.iloc[rows], p.seed)
-            known = interventions.read_inside(swapped, len(rows)), audit.log_odds(size.probabilities), patients
-            by_size = audit.auc_on_equal_sizes(labels, logits, *known, audit.CALIPERS[:1], p.seed).iloc[0]
-            told = () if size.note else ("equal size", "difference", "in reverse")
-            row |= {f"test_AUC, {name}": by_size[name].value for name in told}
-    apart = interventions.auc_of_parts(run.score, data, rows)
-    row |= {f"{split}_AUC, {part}": value for part, value in apart.items()}
+        row |= _relied(run, p, data, "test")
     if one.external:
         elsewhere = load_dataset(one.elsewhere(), splits=("test",))
         logits = predict(run.model, elsewhere.pixels, tta=p.tta)
         row |= _scored("external", elsewhere.table["label"], logits)
     return row
+
+
+def _relied(run: Run, p: TrainParameters, data: Dataset, split: str) -> dict[str, float]:
+    """What a network relies on, and where its maps lie, on the images of one split."""
+    rows = data.rows(split)
+    found, able = cam.evidence(run.model, data.pixels[rows]), interventions.regions_of(data, p.border)
+    grid = found.maps.shape[1:]
+    lungs = None if data.lungs is None else geometry.area_mean(data.lungs[rows], grid)
+    sign, border = cam.explained_sign(found.logits, p.explain), geometry.border_cells(p.border, grid)
+    told = dict(attention.attention_metrics(found.maps, sign, border, lungs)[list(PICTURE)].mean())
+    for region in [one for one in (*REGIONS, *UNSEEN) if one.partition(", ")[0] in able]:
+        swapped, relied = interventions.swap(run.score, p, data, region, DONORS, split)
+        told |= {f"R {region}": relied["R"].value}
+        told |= {f"AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
+    apart = interventions.auc_of_parts(run.score, data, rows)
+    told |= {f"AUC, {part}": value for part, value in apart.items()}
+    return {f"{split}_{name}": value for name, value in told.items()}
 
 
 def studied(folder: Path, data: str) -> pd.DataFrame:
@@ -205,7 +203,7 @@ def studied(folder: Path, data: str) -> pd.DataFrame:
     if found.empty:
         which = f"{folder} has no finished sweep of {data}"
         raise InputError(f"{which}; run cnn-xray sweep with one of its YAML files{' and -p data' * (data != PHANTOM)}.")
-    return pd.concat([shown_split(runs) for _, runs in found.groupby("sweep", sort=False)], ignore_index=True)
+    return pd.concat([shown_split(runs) for _, runs in found.groupby("sweep", sort=False)], ignore_index=True).copy()
 
 
 def shown_split(runs: pd.DataFrame) -> pd.DataFrame:
@@ -272,8 +270,10 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
         )
     ids = _ids(planned)
     asked = ["test_auc"] * planned[0].open_test + ["external_auc"] * bool(planned[0].external)
-    finished = (done["status"] == "done") & done.reindex(columns=asked).notna().all(axis=1)
-    todo = [(one, run) for one, run in zip(planned, ids, strict=True) if run not in set(done["run"][finished])]
+    known = set(done["run"][done.filter(regex="^val_(R |AUC|lung|log2)").notna().any(axis=1)])
+    finished = set(done["run"][(done["status"] == "done") & done.reindex(columns=asked).notna().all(axis=1)])
+    every = zip(planned, ids, strict=True)
+    todo = [(replace(one, validated=run in known), run) for one, run in every if run not in finished]
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
     begun, failed = time.perf_counter(), 0
     for count, row in enumerate(_rows(todo, jobs, scheduler), 1):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,7 +268,7 @@ def test_a_sweep_is_told_on_test_images_once_every_run_is_opened_and_not_before(
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp_path):
+def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp_path, monkeypatch):
     file = written(tmp_path, fixed=TINY | {"runs": str(tmp_path / "runs")}, seeds=1)
     environment = {**os.environ, "CNN_XRAY_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "cnn_xray.report.cli", "sweep", str(file)]
@@ -306,6 +307,11 @@ def test_a_killed_sweep_goes_on_and_no_test_image_is_read_until_it_is_opened(tmp
     assert opened[["test_auc", "conflict_auc", "test_AUC lost border"]].notna().all(axis=None)
     pd.testing.assert_series_equal(opened["external_auc"], opened["test_auc"], check_names=False)  # the same images
     pd.testing.assert_series_equal(opened["val_auc"], rows["val_auc"])
+    pd.testing.assert_series_equal(opened["val_R border"], rows["val_R border"])
+    monkeypatch.setenv("CNN_XRAY_CACHE", environment["CNN_XRAY_CACHE"])
+    first = Planned("plain", 0, TINY | {"runs": str(tmp_path / "runs")}, open_test=True)
+    assert {"val_R border", "test_R border"} <= set(module.measured(first))  # opened at once
+    assert "val_R border" not in module.measured(replace(first, validated=True))
     shifted = Planned("plain", 0, TINY, True, {"seed": 9, "artifact_rho": 0.0, "artifact_kinds": "text"}).elsewhere()
     assert (shifted.seed, shifted.rho, shifted.artifact_kinds) == (9, 0, "text")  # another phantom, as it is asked for
     assert (
