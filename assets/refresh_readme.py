@@ -62,6 +62,7 @@ REDUCED = {  # columns of a sweep's table, in words
     "test_accuracy": "accuracy",
     "test_specificity": "specificity",
     "test_R outside the lungs": "R, all outside the lungs",
+    "test_R outside the lungs, hard seam": "the same, by a surgery unlike that of training (hard seam)",
     "test_R border outside the lungs": "R, border outside the lungs",
     "test_AUC, lungs alone": "AUC from the lungs alone",
     "test_AUC, without lungs": "AUC from all but the lungs",
