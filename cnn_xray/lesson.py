@@ -44,7 +44,6 @@ RHOS = (0.0, 0.5, 0.8, 0.95)
 GRIDS = (7, 14, 28)  # cells a side
 DONORS = 4  # of either class an image
 DRAWS = 6  # probes trained on permuted labels
-SENSITIVITY = 0.95
 STUDENT, SOLUTION = "answer", "solution"  # tags: of the cell a student fills, in the student's and in the teacher's
 
 
@@ -305,7 +304,7 @@ def sensitivities(network: Network) -> tuple[float, float]:
         Of the lesson.
     """
     known = network.run.on("val")
-    threshold = metrics.sensitivity_threshold(known["label"], known["probability"], SENSITIVITY)
+    threshold = metrics.sensitivity_threshold(known["label"], known["probability"])
     found = []
     for images in ("test", "conflict"):
         ill = network.run.on(images).query("label == 1")
@@ -368,14 +367,6 @@ def _significant(lesson: Lesson) -> tuple[int, float]:
     return sum(one.p < 0.05 for one in nulls), share
 
 
-def _gained(lesson: Lesson, figure: Callable[[Network], float], after: str, before: str) -> float:
-    return figure(lesson.network(after)) - figure(lesson.network(before))
-
-
-def _conflict_auc(network: Network) -> float:
-    return network.auc("conflict")
-
-
 COMPUTED: dict[int, tuple[Callable[[Lesson], Any], Callable[..., bool]]] = {  # truth, and whether the finding holds
     1: (lambda lesson: [audit.size_only_probe(*lesson.sizes()).auc.value], lambda auc: auc > 0.75),
     2: (_uniform_and_grey, lambda *fractions: fractions[3] < 0.4),
@@ -398,7 +389,8 @@ COMPUTED: dict[int, tuple[Callable[[Lesson], Any], Callable[..., bool]]] = {  # 
     ),
     11: (
         lambda lesson: [
-            _gained(lesson, figure, "penalised", "inside") for figure in (lambda one: one.enrichment, _conflict_auc)
+            figure(lesson.network("penalised")) - figure(lesson.network("inside"))
+            for figure in (lambda one: one.enrichment, lambda one: one.auc("conflict"))
         ],
         lambda picture, decision: picture > 0.5 and abs(decision) < 0.1,
     ),

@@ -7,7 +7,6 @@ import os
 import secrets
 import shutil
 import socket
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,19 +23,12 @@ REASONS = {
 
 
 def home() -> Path:
-    """The project's folder: the nearest from the current one upwards whose pyproject.toml names cnn_xray.
+    """The project's folder: the nearest from the current one upwards that holds the module ``cnn_xray``.
 
     Where there is none (the module is installed elsewhere), the current folder.
     """
     here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if _is_project(folder)), here)
-
-
-def _is_project(folder: Path) -> bool:
-    with suppress(OSError, ValueError):
-        settings = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
-        return settings.get("project", {}).get("name", "").replace("_", "-") == "cnn-xray"
-    return False
+    return next((folder for folder in (here, *here.parents) if (folder / "cnn_xray" / "__init__.py").is_file()), here)
 
 
 def cache_folder() -> Path:

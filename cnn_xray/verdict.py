@@ -29,30 +29,20 @@ ASKED = ("val", "test")  # the splits that probes are asked on: the shortcut may
 NULLS = Path(__file__).with_name("nulls.csv")  # what the figures are where there is nothing (benchmarks/instruments.py)
 
 
-@dataclass(frozen=True)
-class Question:
-    """A question, the figure that answers it, and from where on that counts (beyond its nulls: `thresholds`)."""
-
-    name: str
-    figure: str
-    counts_from: float
-
-
 # What counts was fixed on phantoms of seeds below 10, and is tried on others (benchmarks/instruments.py). An R of 0.05
 # is what an artifact leaves that moves a tenth of the class difference and goes with the label at ρ = 0.5. What tells
 # less than 0.01 nats settles less than a seventieth of even labels; two looks at one blur add up to that.
-QUESTIONS = (
-    Question(
-        "Available",
+QUESTIONS = {  # by name: the figure that answers it, and from where on that counts (beyond its nulls: `thresholds`)
+    "Available": (
         "nats of the label that the border alone gives away; 0: nothing, 0.69: all, if classes are even",
         0.01,
     ),
-    Question("Used", "R: share of the way from normal to pneumonia by which swapping the border moves the score", 0.05),
-    Question("The border's own", "nats that the border gives away beyond what lies between it and the lungs", 0.01),
-    Question("Displayed", "how much hotter a border of the image's own class is; 1: twice as hot, 2: four times", 0.0),
-    Question("Harmful", "AUC lost where the shortcut is on the wrong class", 0.02),
-    Question("Harmful elsewhere", "AUC still lost when every border is put right", 0.02),
-)
+    "Used": ("R: share of the way from normal to pneumonia by which swapping the border moves the score", 0.05),
+    "The border's own": ("nats that the border gives away beyond what lies between it and the lungs", 0.01),
+    "Displayed": ("how much hotter a border of the image's own class is; 1: twice as hot, 2: four times", 0.0),
+    "Harmful": ("AUC lost where the shortcut is on the wrong class", 0.02),
+    "Harmful elsewhere": ("AUC still lost when every border is put right", 0.02),
+}
 
 
 @dataclass(frozen=True)
@@ -444,7 +434,7 @@ def thresholds(kind: str) -> pd.Series:
     shown = nulls["question"] == "Displayed"  # from phantoms for either kind
     of_kind = nulls[(nulls["kind"] == kind) | shown].groupby("question")["value"].agg(["mean", "std"])
     beyond = of_kind["mean"] + 2 * of_kind["std"]
-    return pd.Series({one.name: max(one.counts_from, beyond.get(one.name, 0.0)) for one in QUESTIONS})
+    return pd.Series({name: max(counts, beyond.get(name, 0.0)) for name, (_, counts) in QUESTIONS.items()})
 
 
 def judge(figures: dict[str, Estimate], planted: bool, kind: str) -> Verdict:
@@ -462,7 +452,7 @@ def judge(figures: dict[str, Estimate], planted: bool, kind: str) -> Verdict:
     kind
         Of the data, for `thresholds`.
     """
-    table = pd.DataFrame({"figure": {question.name: question.figure for question in QUESTIONS}})
+    table = pd.DataFrame({"figure": {name: figure for name, (figure, _) in QUESTIONS.items()}})
     found = pd.DataFrame([figures.get(name, Estimate(math.nan)) for name in table.index], table.index)
     table = table.rename_axis("question").join(found[["value", "low", "high"]])
     table["counts from"] = thresholds(kind)

@@ -29,18 +29,21 @@ def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_home_is_the_nearest_project_of_this_name(tmp_path, monkeypatch):
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "cnn-xray"\n')
+    module = tmp_path / "cnn_xray" / "__init__.py"
+    module.parent.mkdir()
+    module.touch()
     inner = tmp_path / "thesis"
     (inner / "notebooks").mkdir(parents=True)
     (inner / "pyproject.toml").write_text('[project]\nname = "thesis"\n')
     monkeypatch.chdir(inner / "notebooks")
     assert storage.home() == tmp_path
-    (tmp_path / "pyproject.toml").write_text("[project\n")
+    module.unlink()
     assert storage.home() == inner / "notebooks"
 
 
 def test_a_path_is_looked_for_here_before_home(tmp_path, monkeypatch):
-    (tmp_path / "pyproject.toml").write_text('[project]\nname = "cnn_xray"\n')
+    (tmp_path / "cnn_xray").mkdir()
+    (tmp_path / "cnn_xray" / "__init__.py").touch()
     here = tmp_path / "notebooks"
     (here / "images").mkdir(parents=True)
     monkeypatch.chdir(here)

@@ -96,7 +96,7 @@ def test_the_figures_of_a_run_answer_every_question(tiny):
     p, data = tiny
     run = run_of(p, data)
     figures = answers(run, p, data)
-    assert set(figures) == {question.name for question in verdict.QUESTIONS}
+    assert set(figures) == set(verdict.QUESTIONS)
     again = answers(run, p, data)
     for name, one in figures.items():
         assert np.isfinite(one.value), name
@@ -106,7 +106,7 @@ def test_the_figures_of_a_run_answer_every_question(tiny):
 def test_any_classifier_can_be_asked_and_without_its_maps_displayed_is_missing(tiny):
     p, data = tiny
     figures = verdict.border_figures(lambda images: images[:, :, :16].mean(axis=(1, 2)) - 100, p, data)
-    assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"Displayed"}
+    assert set(verdict.QUESTIONS) - set(figures) == {"Displayed"}
     assert judge(figures).table.loc["Displayed", "answer"] == verdict.MISSING
 
 
@@ -204,7 +204,7 @@ def test_a_network_without_the_border_helps_where_the_shortcut_is_there(tiny):
 def test_without_lung_masks_only_the_borders_own_share_is_missing(tiny):
     p, data = tiny
     figures = answers(run_of(p, data), p, replace(data, lungs=None))
-    assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"The border's own"}
+    assert set(verdict.QUESTIONS) - set(figures) == {"The border's own"}
     assert judge(figures).table.loc["The border's own", "answer"] == verdict.MISSING
 
 
@@ -222,7 +222,7 @@ def test_too_few_lung_masks_leave_out_the_borders_own_share_and_nothing_else(tin
     run = run_of(p, data)
     monkeypatch.setattr(verdict, "load_dataset", loaded)
     figures = answers(run, p, part)
-    assert {question.name for question in verdict.QUESTIONS} - set(figures) == {"The border's own"}
+    assert set(verdict.QUESTIONS) - set(figures) == {"The border's own"}
 
 
 def test_the_borders_own_share_compares_the_images_with_a_mask(tiny, monkeypatch):
@@ -328,7 +328,7 @@ def test_the_answers_lead_to_the_verdict(pattern, name):
 
 
 def test_every_combination_of_answers_has_a_verdict():
-    names = [question.name for question in verdict.QUESTIONS]
+    names = list(verdict.QUESTIONS)
     every = (verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING)
     for *answers, planted in itertools.product(*[every] * 6, (True, False)):
         name, meaning, shortcut = verdict._conclusion(pd.Series(dict(zip(names, answers, strict=True))), planted)
@@ -336,7 +336,7 @@ def test_every_combination_of_answers_has_a_verdict():
 
 
 def test_no_network_that_is_harmed_gets_a_line_that_reads_as_an_all_clear():
-    names = [question.name for question in verdict.QUESTIONS]
+    names = list(verdict.QUESTIONS)
     for answers in itertools.product((verdict.YES, verdict.NO, verdict.OPEN, verdict.MISSING), repeat=5):
         harmed = (*answers[:4], verdict.YES, answers[4])
         name, _, _ = verdict._conclusion(pd.Series(dict(zip(names, harmed, strict=True))), True)
@@ -346,7 +346,7 @@ def test_no_network_that_is_harmed_gets_a_line_that_reads_as_an_all_clear():
 
 def test_the_thresholds_and_the_deciding_interval_are_in_the_table():
     table = judged("ynnnyo").table
-    assert list(table.index) == [question.name for question in verdict.QUESTIONS]
+    assert list(table.index) == list(verdict.QUESTIONS)
     assert list(table["answer"]) == ["yes", "no", "no", "no", "yes", "not shown"]
     assert (table.loc["Used", ["value", "low", "high"]] == [0.01, -0.01, 0.03]).all()
     assert list(table["counts from"]) == list(verdict.thresholds("phantom"))
@@ -367,7 +367,7 @@ def test_what_has_no_threshold_of_its_own_counts_from_two_deviations_above_its_n
 
 
 def test_nulls_below_what_matters_do_not_lower_what_counts(tmp_path, monkeypatch):
-    rows = [("phantom", question.name, one) for question in verdict.QUESTIONS for one in (-1.0, -1.001)]
+    rows = [("phantom", question, one) for question in verdict.QUESTIONS for one in (-1.0, -1.001)]
     pd.DataFrame(rows, columns=["kind", "question", "value"]).to_csv(tmp_path / "nulls.csv", index=False)
     monkeypatch.setattr(verdict, "NULLS", tmp_path / "nulls.csv")
     assert list(verdict.thresholds("phantom")) == [0.01, 0.05, 0.01, 0.0, 0.02, 0.02]

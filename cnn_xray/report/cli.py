@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "-y", dest="yaml", default="", metavar="YAML", help="parameters as YAML: '{crop: 0.1, seed: 3}'"
     )
+    common.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
     dry = argparse.ArgumentParser(add_help=False)
     dry.add_argument("--dry-run", action="store_true", help="check all parameters, say what would run, and stop")
 
@@ -71,7 +72,6 @@ def _parser() -> argparse.ArgumentParser:
         "executed notebooks, index.html and runs.csv. Each network "
         "is trained once, for a first look; with --full as often as the committed reports have it.",
     )
-    report.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
     report.add_argument("--name", default="", help="of the report; default: that of the data, and what is not default")
     report.add_argument(
         "--out", type=Path, help="folder of the reports (default: reports/quick, and with --full reports)"
@@ -101,7 +101,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Train the network of one seed and the probes that the verdict asks, each unless it is recorded, "
         "and print the verdict on the border. It takes the parameters of 04_shortcut_tests; a report says more.",
     )
-    verdict.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
     verdict.set_defaults(command=_verdict)
 
     sweep = commands.add_parser(
@@ -175,15 +174,14 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
             told |= from_yaml(text)
     except (OSError, ValueError) as problem:
         raise InputError(f"-f and -y take YAML of names and values: {problem}") from problem
-    return told | {name: parse_value(value) for name, value in options.given}
+    told |= {name: parse_value(value) for name, value in options.given}
+    return told if options.data is None else told | {"data": options.data}
 
 
 def _report(options: argparse.Namespace) -> None:
     from cnn_xray.report.build import QUICK, build, chosen_notebooks, plan
 
     given = _given(options) | ({"rerun": True} if options.rerun else {})
-    if options.data is not None:
-        given["data"] = options.data
     only = options.notebooks.split(",") if options.notebooks else []
     options.out = options.out or Path("reports") / ("" if options.full else "quick")
     if options.dry_run:
@@ -231,7 +229,7 @@ def _verdict(options: argparse.Namespace) -> None:
     from cnn_xray.parameters import ShortcutParameters
     from cnn_xray.runs import run_of
 
-    p = ShortcutParameters.from_mapping(_given(options) | ({} if options.data is None else {"data": options.data}))
+    p = ShortcutParameters.from_mapping(_given(options))
     data = load_dataset(p)
     verdict.check_test_split(p, data)
     run = run_of(p, data)

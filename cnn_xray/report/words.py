@@ -7,12 +7,12 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from html import escape
 from inspect import cleandoc
 from typing import Any
 from zlib import crc32
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
@@ -177,25 +177,20 @@ def turn(draw: Callable[..., Figure], alt: str, **choices: Sequence[Any]) -> Non
     for i, one in enumerate(drawn):
         sheet.paste(one, (0, sum(above.height for above in drawn[:i])))
     kind, image = _smallest(sheet)
-    bundle: dict[str, Any] = {kind: image, "text/plain": alt}
-    with suppress(ImportError):  # the figures stand for themselves where ipywidgets is not installed
-        import ipywidgets
 
-        look = {"continuous_update": False}
-        sliders = {
-            key: ipywidgets.SelectionSlider(options=each, description=key, **look) for key, each in choices.items()
-        }
-        picture = ipywidgets.Image(format="png")  # an Output widget would hang some front ends
+    look = {"continuous_update": False}
+    sliders = {key: ipywidgets.SelectionSlider(options=each, description=key, **look) for key, each in choices.items()}
+    picture = ipywidgets.Image(format="png")  # an Output widget would hang some front ends
 
-        def turned(_: Any = None) -> None:
-            chosen = {key: slider.value for key, slider in sliders.items()}
-            picture.value = _encoded(_drawn(draw(**chosen)), "png")
+    def turned(_: Any = None) -> None:
+        chosen = {key: slider.value for key, slider in sliders.items()}
+        picture.value = _encoded(_drawn(draw(**chosen)), "png")
 
-        for slider in sliders.values():
-            slider.observe(turned, "value")
-        turned()
-        bundle[WIDGET] = ipywidgets.VBox([*sliders.values(), picture])._repr_mimebundle_()[WIDGET]
-    display(bundle, metadata={kind: {"alt": alt, "role": ""}}, raw=True)
+    for slider in sliders.values():
+        slider.observe(turned, "value")
+    turned()
+    widget = ipywidgets.VBox([*sliders.values(), picture])._repr_mimebundle_()[WIDGET]
+    display({kind: image, "text/plain": alt, WIDGET: widget}, metadata={kind: {"alt": alt, "role": ""}}, raw=True)
 
 
 def uses_runs(ids: Iterable[str]) -> None:

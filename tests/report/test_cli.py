@@ -212,7 +212,7 @@ def test_verdict_says_name_meaning_and_every_figure(tmp_path, monkeypatch, capsy
     assert main(["verdict", *(word for name, value in small.items() for word in ("-p", name, str(value)))]) == 0
     told = capsys.readouterr().out
     for question in QUESTIONS:
-        assert f"  {question.name}: " in told
+        assert f"  {question}: " in told
     assert "Of the network border-rho0.95-32px-crop0-seed0-" in told and "counts from 0.02" in told
     assert "Without lung masks" not in told
 
