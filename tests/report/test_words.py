@@ -6,7 +6,6 @@ import base64
 import io
 import json
 import re
-import sys
 from html import unescape
 
 import numpy as np
