@@ -21,7 +21,6 @@ def test_a_committed_report_is_whole_and_opens_offline(name, begins):
     report = ROOT / "reports" / name
     names = {file.name for file in report.iterdir()}
     notebooks = {file.stem for file in (ROOT / "notebooks").glob(f"{begins}*.ipynb")}
-    notebooks -= {"06_reduce"}  # joins the committed reports when its sweeps are complete
     assert {"index.html", "runs.csv"} <= names
     for stem in notebooks:
         assert {f"{stem}.html", f"{stem}.ipynb"} <= names
