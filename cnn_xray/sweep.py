@@ -197,7 +197,7 @@ def studied(folder: Path, data: str) -> pd.DataFrame:
     InputError
         Where there is none.
     """
-    tables = [pd.read_csv(file).assign(sweep=file.stem) for file in sorted(folder.glob("*.csv"))]
+    tables = [pd.read_csv(file).copy().assign(sweep=file.stem) for file in sorted(folder.glob("*.csv"))]
     every = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["data", "status"])
     found = every[(every["data"] == data) & (every["status"] == "done")].dropna(axis=1, how="all")
     if found.empty:
