@@ -28,7 +28,7 @@ def in_a_process(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_home_is_the_nearest_project_of_this_name(tmp_path, monkeypatch):
+def test_home_is_the_nearest_folder_that_holds_the_module(tmp_path, monkeypatch):
     module = tmp_path / "cnn_xray" / "__init__.py"
     module.parent.mkdir()
     module.touch()
