@@ -152,6 +152,15 @@ def test_images_are_filtered_by_what_became_of_them(file, page):
     assert sum(counts) == shown() == thumbs.count() > 1
 
 
+@named(IMAGES)
+def test_in_print_every_image_is_there_and_nothing_to_press(file, page):
+    page.goto(address(file))
+    page.wait_for_function("document.querySelector('[data-play=maps] output').textContent")
+    page.emulate_media(media="print")
+    assert not any(one.is_visible() for one in page.locator("input, select, nav").all())
+    assert page.locator(".thumbs").evaluate("one => one.scrollHeight <= one.clientHeight")
+
+
 @named([report / "03_attention.html" for report in REPORTS])
 def test_a_page_without_scripts_has_a_sentence_in_their_place(file, browser):
     page = browser.new_context(java_script_enabled=False).new_page()

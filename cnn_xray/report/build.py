@@ -90,10 +90,10 @@ class Chapter:
 
     @property
     def lead(self) -> str:
-        """The first sentence of its text."""
+        """The first sentence of its text, without marks of emphasis."""
         text = "\n\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
         found = re.search(r"^(?![#\s])(.+?[.?!])(?=\s|$)", text, re.MULTILINE | re.DOTALL)
-        return " ".join(found[1].split()) if found else ""
+        return " ".join(re.sub("[*`]", "", found[1]).split()) if found else ""
 
     @property
     def minutes(self) -> int:

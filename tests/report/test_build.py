@@ -308,7 +308,7 @@ def test_every_word_of_the_glossary_has_a_place_and_a_meaning(built):
 def test_a_chapter_says_in_a_line_what_it_is_about_and_how_long_it_takes():
     picture = nbformat.v4.new_output("display_data", {"image/png": PIXEL, "text/plain": "A pixel"})
     told = nbformat.v4.new_output("display_data", {"text/markdown": "word " * 390})
-    text = "# 7 · Why?\n\nA first sentence\nover two lines, 0.5 of it. A second one."
+    text = "# 7 · Why?\n\nA *first* sentence\nover two lines, 0.5 of it. A second one."
     code = nbformat.v4.new_code_cell("", outputs=[told, picture])
     chapter = build.Chapter(None, nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text), code]))
     assert chapter.title == "7 · Why?" and chapter.lead == "A first sentence over two lines, 0.5 of it."
