@@ -138,6 +138,10 @@ def _csv(file: Path, required: tuple[str, ...]) -> pd.DataFrame:
     missing = [name for name in required if name not in table]
     if missing:
         raise InputError(f"{file} lacks the column {', '.join(missing)}; it has {', '.join(table.columns)}.")
+    table["path"] = table["path"].map(os.path.normpath, na_action="ignore")  # ./a.png is a.png
+    for name in set(required) - {"path"}:
+        stripped = table[name].str.strip()
+        table[name] = stripped.where(stripped != "")
     for name in required:
         if table[name].isna().any():
             line = table[name].isna().argmax() + 2
@@ -343,7 +347,7 @@ def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Datase
     phantom = dataset.write(_phantom_spec(p), cache / "phantoms") if p.data == PHANTOM else None
     needed = [split for split in ("train", "test") if splits is None or split in splits] or ["train"]
     source = read_manifest(phantom / "manifest.csv" if phantom else resolve(p.data), needed)
-    table, notes = source.table, list(source.notes)
+    table, notes = source.table if phantom else source.table.sort_values("path"), list(source.notes)
     rows = np.argsort(~table["split"].isin(FITTING).to_numpy(), kind="stable")  # numbered alike without the rest
     if splits is not None:
         rows = rows[table["split"].isin(splits).to_numpy()[rows]]
@@ -359,6 +363,9 @@ def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Datase
         table[f"has_{name}"] = paths.notna()
         if paths.notna().any():
             mask = images.load(source.root, paths, view, cache, originals, match_sizes=stack.sizes)
+            if name == "lung" and 0 < (highest := mask.pixels.max()) <= 127:
+                told = f"The lung masks of {source.name} have no pixel above 127, which is what counts as lung"
+                raise InputError(f"{told}; their highest value is {highest}. Save them as 0 and 255.")
             bad |= {paths[row]: reason for row, reason in mask.problems.items()}
             table.loc[list(mask.problems), f"has_{name}"] = False
             seen[f"{name}s"] = mask.pixels > 127
@@ -391,13 +398,14 @@ def _taken(data: Dataset, rows: list[int] | np.ndarray) -> Dataset:
 def _original_sizes(table: pd.DataFrame, notes: list[str]) -> np.ndarray:
     """(N, 2) image width and height, NaN throughout when the files are as they were taken.
 
-    Where some sizes are known the files were squashed, and the few unknown ones get the median proportions for
-    the geometry alone (the table keeps <NA>).
+    Where some sizes are known the files were squashed, and the few unknown ones get the median proportions of images
+    for fitting (where there are none, of all), for the geometry alone: the table keeps <NA>.
     """
     sizes = table[ORIGINAL].astype(float).to_numpy()
     unknown = np.isnan(sizes).any(axis=1)
     if unknown.any() and not unknown.all():
-        sizes[unknown] = np.nanmedian(sizes, axis=0)
+        own = ~unknown & table["split"].isin(FITTING).to_numpy()
+        sizes[unknown] = np.median(sizes[own if own.any() else ~unknown], axis=0)
         notes.append(f"{unknown.sum()} images have no known original size; they count as of median proportions.")
     return sizes
 
@@ -484,11 +492,13 @@ def _with_artifact(data: Dataset, frames: Dataset, p: DataParameters, rho: float
 
 
 def _cut_to_lungs(data: Dataset, frames: Dataset) -> Dataset:
-    """The box about each image's lungs, made square; where there is no mask, the mean of the boxes of the others."""
+    """The box about each image's lungs, made square; without a mask, the mean of the boxes of images for fitting."""
     if frames.lungs is None:
         raise InputError("crop_to is 'lungs', which needs lung masks, and these data have none.")
     boxes = np.array([geometry.box_about(lung, geometry.LUNG_MARGIN) for lung in frames.lungs])
-    boxes = np.where(np.isnan(boxes), np.round(np.nanmean(boxes, axis=0) * frames.view.size) / frames.view.size, boxes)
+    own = frames.rows(*FITTING) if len(frames.rows(*FITTING)) else slice(None)
+    mean = np.round(np.nanmean(boxes[own], axis=0) * frames.view.size) / frames.view.size
+    boxes = np.where(np.isnan(boxes), mean, boxes)
     placements = [Placement(tuple(box), geometry.FRAME) for box in boxes.tolist()]
     cut: dict[str, Any] = {}
     for name in ("pixels", "lungs", "artifacts"):

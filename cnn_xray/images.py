@@ -16,12 +16,15 @@ import pandas as pd
 from joblib import Parallel, delayed
 from PIL import Image
 
+from cnn_xray import InputError
 from cnn_xray.geometry import FRAME, Placement, View
 from cnn_xray.storage import atomic_folder, atomic_write
 
-FORMAT = 1  # of the cache; a change here makes every cached array anew
+FORMAT = 2  # of the cache; a change here makes every cached array anew
 MIN_SIDE = 16  # px; less is no radiograph
 MAX_PIXELS = 80_000_000  # decoded at one byte each, two threads at a time
+DARKEST = 65_535 // 16  # highest value of a 16-bit image that is taken for one of 12 bits
+UNREADABLE = "unreadable"  # the digest of a file that is there and cannot be opened
 Sizes = np.ndarray | None
 
 
@@ -91,7 +94,8 @@ def digests(files: Sequence[Path | None], cache: Path) -> list[str]:
     """
     memory, known = cache / "digests.json", {"absent": "absent", "none": "none"}
     with suppress(OSError, ValueError):
-        known = json.loads(memory.read_text()) | known
+        remembered = json.loads(memory.read_text()).items()
+        known |= {state: digest for state, digest in remembered if digest != UNREADABLE}  # it may have been mended
     states = ["none" if file is None else _state(file) for file in files]
     fresh = {state: file for state, file in zip(states, files, strict=True) if file and state not in known}
     if fresh:
@@ -113,7 +117,7 @@ def _state(file: Path) -> str:
 def _digest(file: Path) -> str:
     with suppress(OSError):  # a folder, or no permission: decoding says which
         return hashlib.blake2b(file.read_bytes(), digest_size=12).hexdigest()
-    return "unreadable"
+    return UNREADABLE
 
 
 def _decode_all(files: list[Path | None], view: View, place: Path, originals: Sizes, must_be: Sizes) -> None:
@@ -147,7 +151,8 @@ def decode(file: Path, wanted: int) -> tuple[np.ndarray, tuple[int, int]]:
     """Grey values of a file, and its own size.
 
     A JPEG much larger than ``wanted`` is decoded at a half, a quarter or an eighth. 16-bit values are scaled from
-    their full range; colour becomes luminance; transparency is shown on black.
+    their full range, and refused where they use a sixteenth of it, as 12-bit values do; colour becomes luminance;
+    transparency is shown on black.
 
     Parameters
     ----------
@@ -166,6 +171,8 @@ def decode(file: Path, wanted: int) -> tuple[np.ndarray, tuple[int, int]]:
     ------
     UnreadableError
         With the reason.
+    InputError
+        For a file that the system does not give away: no permission, too many open files.
     """
     try:
         with Image.open(file) as image:
@@ -179,7 +186,7 @@ def decode(file: Path, wanted: int) -> tuple[np.ndarray, tuple[int, int]]:
                 image.draft("L", (math.ceil(width * shrink), math.ceil(height * shrink)))
             image.load()
             return _grey(image), size
-    except UnreadableError:
+    except (UnreadableError, MemoryError):  # too little memory says nothing of the file
         raise
     except Image.DecompressionBombError:
         raise UnreadableError(f"more than {MAX_PIXELS // 1_000_000} megapixels") from None
@@ -187,6 +194,8 @@ def decode(file: Path, wanted: int) -> tuple[np.ndarray, tuple[int, int]]:
         said = str(problem).replace(str(file), file.name).replace(repr(str(file)), file.name)
         reason = f"not a readable image ({said})"
         if isinstance(problem, OSError) and problem.strerror:  # no such file, a folder, no permission
+            if not isinstance(problem, FileNotFoundError | IsADirectoryError):  # may pass, and is not remembered
+                raise InputError(f"{file} cannot be read now: {problem.strerror.lower()}.") from None
             reason = problem.strerror.lower()
         elif not file.stat().st_size:
             reason = "the file is empty"
@@ -199,6 +208,8 @@ def _grey(image: Image.Image) -> np.ndarray:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UnreadableError("grey values outside 16 bits")
+        if 255 < values.max() <= DARKEST:
+            raise UnreadableError(f"grey values up to {values.max():,} of 65,535: scale them to the full range")
         return np.round(values / 257).astype(np.uint8)
     if image.mode == "F":
         raise UnreadableError("floating-point grey values have no known range")

@@ -157,8 +157,11 @@ def test_csv_of_the_users_own(tmp_path):
         ({"path": ["a.png", "../b.png", "c.png", "d.png"]}, "outside .* e.g. ../b.png"),
         ({"path": ["a.png", "/etc/b.png", "c.png", "d.png"]}, "outside .* e.g. /etc/b.png"),
         ({"path": ["a.png", "a.png", "c.png", "d.png"]}, "more than once, e.g. a.png"),
+        ({"path": ["a.png", "./a.png", "c.png", "d.png"]}, "more than once, e.g. a.png"),
         ({"path": ["a.png", "", "c.png", "d.png"]}, "line 3: path is empty"),
         ({"patient": ["1", "2", "2", "4"]}, "1 patients .* both training and test data: 2"),
+        ({"patient": ["1", "2", " 2 ", "4"]}, "1 patients .* both training and test data: 2"),
+        ({"patient": ["1", "2", " ", "4"]}, "line 4: patient is empty"),
         ({"original_width": ["10", "wide", "", ""]}, "original_width of b.png is 'wide'"),
         ({"original_width": ["10", "", "0", "inf"]}, "original_width of c.png is '0'"),
         ({"lung_mask": ["../../m.png", "", "", ""]}, "lung_mask lie outside"),
@@ -314,6 +317,36 @@ def test_rows_stay_aligned(images):
     assert set(data.table["split"]) == {"train", "val", "test"}
 
 
+def test_the_order_of_a_table_changes_nothing(images):
+    before = load(images)
+    pd.read_csv(images / "manifest.csv").sample(frac=1, random_state=0).to_csv(images / "manifest.csv", index=False)
+    pd.testing.assert_frame_equal(load(images).table, before.table)
+
+
+def test_masks_of_zeros_and_ones_are_refused_not_taken_for_empty(images):
+    for file in images.glob("mask*.png"):
+        Image.fromarray(np.asarray(Image.open(file)) // 255).save(file)
+    with pytest.raises(InputError, match="no pixel above 127, .* highest value is 1. Save them as 0 and 255"):
+        load(images)
+
+
+def test_test_images_have_no_part_in_how_training_images_are_seen(images):
+    table = pd.read_csv(images / "manifest.csv")
+    table["original_width"], table["original_height"] = 80, 40
+    table.loc[[1, 3], ["original_width", "original_height"]] = np.nan
+    seen = []
+    for width in (80, 400):
+        table.loc[table["split"] == "test", "original_width"] = width
+        table.to_csv(images / "manifest.csv", index=False)
+        seen.append(load(images, aspect="letterbox").placements[:16])
+    assert seen[0] == seen[1]
+    mask = np.zeros((40, 40), np.uint8)
+    mask[2:38, 2:38] = 255
+    Image.fromarray(mask).save(images / "mask20.png")  # of a test image
+    whole, fitting = (load(images, crop_to="lungs", splits=splits) for splits in (None, FITTING))
+    assert whole.placements[:16] == fitting.placements
+
+
 def test_original_sizes_come_from_the_files_when_nothing_else_is_known(images):
     assert load(images).table["original_width"].tolist() == [40] * 24
 
@@ -427,7 +460,7 @@ def test_every_image_keeps_its_own_pixels_where_others_before_it_are_not_read(im
 
 def test_images_without_a_mask_are_left_out_where_a_part_needs_one(images):
     data = load(images, keep="outside_lungs", seed=MASKED)
-    assert data.table["path"].tolist() == [f"{i}.png" for i in range(0, 24, 2)]
+    assert set(data.table["path"]) == {f"{i}.png" for i in range(0, 24, 2)}
     assert len(data.pixels) == len(data.placements) == len(data.lungs) == 12 and data.artifacts is None
     assert data.notes[-1] == "12 images without a lung mask were left out."
     for image, mask, path in zip(data.pixels, data.lungs, data.table["path"], strict=True):

@@ -1,11 +1,15 @@
 """Decoding every kind of file, naming every unreadable one, and the cache."""
 
+import errno
+from functools import partial
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from cnn_xray import images
+from cnn_xray import InputError, images
 from cnn_xray.geometry import View
 
 RAMP = np.tile(np.linspace(0, 255, 64).astype(np.uint8), (64, 1))
@@ -58,6 +62,7 @@ def bad_files(folder):
     Image.fromarray(RAMP[:1, :1]).save(folder / "dot.png")
     Image.new("L", (20_000, 20_000)).save(folder / "huge.png")
     Image.fromarray(RAMP.astype(np.float32)).save(folder / "floating.tiff")
+    Image.fromarray(RAMP.astype(np.uint16) * 16).save(folder / "12-bit.png")
     (folder / "folder.png").mkdir()
     return {
         "zero.jpeg": "empty",
@@ -66,6 +71,7 @@ def bad_files(folder):
         "dot.png": "1×1 px is too small",
         "huge.png": "more than 80 megapixels",
         "floating.tiff": "floating-point",
+        "12-bit.png": "of 65,535: scale them to the full range",
         "missing.png": "no such file",
         "folder.png": "is a directory",
     }
@@ -112,6 +118,30 @@ def test_a_cached_stack_is_not_decoded_again(tmp_path, monkeypatch):
     images.load(tmp_path, pd.Series(["a.png"]), View(size=32), tmp_path / "cache")
     monkeypatch.setattr(images, "decode", lambda *_: pytest.fail("decoded twice"))
     images.load(tmp_path, pd.Series(["a.png"]), View(size=32), tmp_path / "cache")
+
+
+def test_a_problem_that_passes_is_not_remembered(tmp_path, monkeypatch):
+    file = tmp_path / "a.png"
+    Image.fromarray(RAMP).save(file)
+    load = partial(images.load, tmp_path, pd.Series(["a.png"]), View(size=32), tmp_path / "cache")
+
+    def denied(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as locked:
+        locked.setattr(Path, "read_bytes", denied)
+        locked.setattr(Image, "open", denied)
+        with pytest.raises(InputError, match="a.png cannot be read now: permission denied"):
+            load()
+    with monkeypatch.context() as locked:  # its content is known, and it is denied now
+        images.digests([file], tmp_path / "cache")
+        locked.setattr(Image, "open", denied)
+        with pytest.raises(InputError, match="a.png cannot be read now"):
+            load()
+    assert load().problems == {} and load().pixels.max() > 200
+    monkeypatch.setattr(Image, "open", lambda *_: (_ for _ in ()).throw(MemoryError))
+    with pytest.raises(MemoryError):
+        images.decode(file, 32)
 
 
 def test_digests_notice_a_change(tmp_path):
