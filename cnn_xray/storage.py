@@ -118,9 +118,9 @@ def _unfinished(path: Path) -> Iterator[Path]:
         raise InputError(f"Cannot write into {path.absolute().parent}: {reason}") from error
 
 
-def _aside(path: Path) -> Path:
+def _aside(path: Path, ending: str = "tmp") -> Path:
     """A name beside ``path`` that nobody takes for finished work, of this thread of this machine alone."""
-    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    return path.with_name(f".{path.name}.{_machine()}.{os.getpid()}.{secrets.token_hex(4)}.{ending}")
 
 
 def _machine() -> str:
@@ -128,12 +128,15 @@ def _machine() -> str:
 
 
 def _sweep_leftovers(folder: Path) -> None:
-    """Remove what killed processes of this machine had begun to write into a folder."""
-    for aside in folder.glob(f".*.{_machine()}.*.tmp"):
+    """Remove what killed processes of this machine had begun to write into a folder, and bring back what they moved."""
+    for aside in [*folder.glob(f".*.{_machine()}.*.tmp"), *folder.glob(f".*.{_machine()}.*.old")]:
+        name, _, process, _, ending = aside.name.rsplit(".", 4)
+        place = aside.with_name(name[1:])
         try:
-            os.kill(int(aside.name.split(".")[-3]), 0)
+            os.kill(int(process), 0)
         except ProcessLookupError:
-            _remove(aside)
+            with suppress(OSError):  # another process was faster
+                aside.rename(place) if ending == "old" and not place.exists() else _remove(aside)
         except OSError:
             pass  # it is alive, and somebody else's
 
@@ -144,16 +147,19 @@ def _remove(aside: Path) -> None:
 
 def _swap(aside: Path, path: Path) -> None:
     """Put ``aside`` in the place of ``path``; the old folder goes only after the new one is there."""
-    old = _aside(path)
+    old = _aside(path, "old")
     with suppress(FileNotFoundError):
         path.rename(old)
     try:
         aside.rename(path)
-    except BaseException:
+    except BaseException as problem:
+        if isinstance(problem, OSError) and problem.errno == errno.ENOTEMPTY:  # another process put its own there
+            _remove(old)
+            return _swap(aside, path)
         if old.exists():
             old.rename(path)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
 
 
 def _reason(error: OSError, path: Path) -> str:

@@ -104,6 +104,41 @@ def test_a_folder_replaces_another_when_told_to(tmp_path):
     assert names(tmp_path) == ["report"]
 
 
+def test_kill_9_in_the_middle_of_a_replacement_loses_nothing(tmp_path):
+    code = """if True:
+        import os, pathlib, sys
+        from cnn_xray import storage
+        path = pathlib.Path(sys.argv[1], "run")
+        rename = pathlib.Path.rename
+        def killed(self, target):
+            os.kill(os.getpid(), 9) if target == path else rename(self, target)
+        pathlib.Path.rename = killed
+        with storage.atomic_folder(path, replace=True) as folder:
+            (folder / "new").touch()"""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "old").touch()
+    assert in_a_process(code, tmp_path).returncode == -signal.SIGKILL
+    assert "run" not in names(tmp_path) and len(names(tmp_path)) == 2
+    with storage.atomic_folder(tmp_path / "another"):
+        assert names(tmp_path / "run") == ["old"]
+    assert names(tmp_path) == ["another", "run"]
+
+
+def test_of_two_first_replacements_at_once_the_later_stays(tmp_path, monkeypatch):
+    path, rename, others = tmp_path / "run", Path.rename, ["first"]
+
+    def beside_another(self, target):
+        if target == path and others:
+            path.mkdir()
+            (path / others.pop()).touch()
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", beside_another)
+    with storage.atomic_folder(path, replace=True) as folder:
+        (folder / "later").touch()
+    assert names(path) == ["later"] and names(tmp_path) == ["run"] and not others
+
+
 def test_a_full_disk_is_a_sentence_and_leaves_the_old_file(tmp_path):
     (tmp_path / "cache.npy").write_bytes(b"old")
     code = """if True:
@@ -176,8 +211,7 @@ def test_trouble_with_another_file_keeps_its_own_words(tmp_path):
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", ["atomic_write", "atomic_folder"])
-def test_kill_9_leaves_nothing_that_looks_finished(tmp_path, kind):
+def test_kill_9_leaves_nothing_that_looks_finished(tmp_path):
     code = """if True:
         import os, pathlib, sys
         from cnn_xray import storage
