@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -240,6 +241,7 @@ def parameters_page() -> str:
 
 
 PHANTOM = "phantom"
+SMALLEST_MAP = 14  # cells a side of the last feature map: an outer border of one cell is then a quarter of it
 SWAP: dict[str, Any] = {"swap": "outside_lungs", "consistency": 0.05}  # the way to train that 06_reduce proposes
 RECIPES: dict[str, dict[str, Any]] = {  # what a parameter left at None becomes
     "phantom": {"image_size": 64, "width": 16, "epochs": 16},
@@ -253,6 +255,25 @@ REDUCING = frozenset(  # parameters of training that are to reduce what is relie
     "swap swap_layers swap_share swap_agrees swap_levels swap_aligned consistency evidence_penalty".split()
 )
 WIDEST_BORDER = 0.4  # of one that is swapped: its seam, a quarter of it, then ends in the middle of the image
+
+
+def halvings(side: int) -> int:
+    """How often the network halves an image of ``side`` px: as often as its last map keeps 14 cells a side.
+
+    Parameters
+    ----------
+    side
+        Of the image, px.
+    """
+    return max(1, int(math.log2(side / SMALLEST_MAP)))
+
+
+def _check_side(name: str, side: int) -> None:
+    """Refuse an image of which the network's maps, whole cells, would not cover the last pixels."""
+    cell = 2 ** halvings(side)
+    if side % cell:
+        near = f"{side - side % cell} or {side - side % cell + cell}"
+        raise InputError(f"{name} is {side}, but a network for that size sees cells of {cell} px: give {near}.")
 
 
 def _field(default: Any, meaning: str, **limits: Any) -> Any:
@@ -415,6 +436,11 @@ class TrainParameters(DataParameters):
             given["recipe"] = recipe = "plain" if plain else "swap"
         return (SWAP if recipe == "swap" else {}) | given
 
+    def resolved(self) -> Self:
+        """The same with every None filled in by the recipe, or by what suits the phantom; a size it can train at."""
+        _check_side("image_size", self.side)
+        return super().resolved()
+
     @model_validator(mode="after")
     def _swaps_what_it_compares(self) -> Self:
         if self.consistency and self.swap == "none":
@@ -493,6 +519,11 @@ class ProbeParameters(TrainParameters):
             lost = f"border is {self.border:g}, and with its seam a border so wide leaves nothing of the image"
             raise InputError(f"{lost}; give at most {WIDEST_BORDER:g}.")
         return self
+
+    def resolved(self) -> Self:
+        """The same with every None filled in by the recipe; sizes that it can train and probe at."""
+        _check_side("probe_size", self.probe().side)
+        return super().resolved()
 
     def probe(self, **changes: Any) -> TrainParameters:
         """The small network and budget that all probes share, on these data in this view; none is trained with swaps.

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
 from sklearn.metrics import log_loss, roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -111,12 +112,14 @@ def _consistent(keras: Any, p: TrainParameters) -> Any:
     return loss
 
 
-def refit_last_layer(model: Any, p: TrainParameters, train: tuple[np.ndarray, np.ndarray], changes: Changes) -> None:
+def refit_last_layer(
+    model: Any, p: TrainParameters, train: tuple[np.ndarray, np.ndarray], patients: np.ndarray, changes: Changes
+) -> None:
     """Fit a trained model's last layer anew, in place, on every training image as it is and swapped.
 
-    A logistic regression on the pooled features, classes weighted alike, its penalty by cross-validated log-loss
-    (deep feature reweighting, Kirichenko et al. 2023, arXiv 2204.02937, here on the training images). The rest of the
-    network stays, and the logit stays a sum over cells.
+    A logistic regression on the pooled features, classes weighted alike, its penalty by log-loss cross-validated by
+    patient (deep feature reweighting, Kirichenko et al. 2023, arXiv 2204.02937, here on the training images). The rest
+    of the network stays, and the logit stays a sum over cells.
 
     Parameters
     ----------
@@ -126,6 +129,7 @@ def refit_last_layer(model: Any, p: TrainParameters, train: tuple[np.ndarray, np
         The recipe.
     train
         Images (N, S, S) uint8 and their labels (N,).
+    patients : ndarray (N,)
     changes
         As of `fit`, swapping all images.
     """
@@ -139,9 +143,11 @@ def refit_last_layer(model: Any, p: TrainParameters, train: tuple[np.ndarray, np
         told = {name: one[0, step] for name, one in plan.items()}
         swapped = change(lambda array, which: keras.ops.take(array, which, axis=0), images[..., None], some, **told)
         seen.append(features.predict_on_batch(swapped))
-    fitted = make_pipeline(StandardScaler(), LogisticRegressionCV(class_weight="balanced", scoring="neg_log_loss"))
-    fitted.fit(np.concatenate(seen), np.concatenate([labels, labels[rows.ravel()]]))
-    scaler, last = fitted
+    every = np.concatenate([np.arange(len(labels)), rows.ravel()])
+    x, y, groups = np.concatenate(seen), labels[every], patients[every]
+    folds = list(StratifiedGroupKFold().split(x, y, groups))  # a swap stays with its image, and its patient's
+    last = LogisticRegressionCV(cv=folds, class_weight="balanced", scoring="neg_log_loss")
+    scaler, last = make_pipeline(StandardScaler(), last).fit(x, y)
     kernel = last.coef_[0] / scaler.scale_
     model.get_layer("logit").set_weights([kernel[:, None], last.intercept_ - kernel @ scaler.mean_])
 

@@ -127,7 +127,16 @@ def test_none_is_filled_in_by_the_kind_of_data_as_described():
     assert TrainParameters(recipe="large").side == large
     for cls in (DataParameters, AuditParameters, TrainParameters):
         assert (cls().resolved().image_size, cls(data="images").resolved().image_size) == (phantom, files)
-        assert cls(image_size=33).resolved().image_size == cls(image_size=33).side == 33
+        assert cls(image_size=36).resolved().image_size == cls(image_size=36).side == 36
+
+
+def test_a_size_of_which_the_maps_would_not_cover_the_last_pixels_is_refused_before_a_training():
+    for side, near in ((150, "144 or 152"), (33, "32 or 34"), (500, "480 or 512")):
+        with pytest.raises(InputError, match=f"image_size is {side}, but .* give {near}"):
+            TrainParameters(image_size=side).resolved()
+    assert AuditParameters(image_size=150).resolved().side == 150  # no network
+    with pytest.raises(InputError, match="probe_size is 90, but .* cells of 4 px: give 88 or 92"):
+        ShortcutParameters(probe_size=90).resolved()
 
 
 FILLED_IN = (  # by data and recipe: side, channels of the first block, epochs
@@ -155,8 +164,8 @@ def test_a_recipe_fills_in_what_is_none(data, recipe, expected):
 @pytest.mark.parametrize("name", ["image_size", "width", "epochs"])
 @pytest.mark.parametrize(("data", "recipe", "expected"), FILLED_IN)
 def test_a_given_value_wins_over_the_recipe(data, recipe, expected, name):
-    filled = TrainParameters.from_mapping({"data": data, "recipe": recipe, name: 33}).resolved()
-    others = dict(zip(("image_size", "width", "epochs"), expected, strict=True)) | {name: 33}
+    filled = TrainParameters.from_mapping({"data": data, "recipe": recipe, name: 36}).resolved()
+    others = dict(zip(("image_size", "width", "epochs"), expected, strict=True)) | {name: 36}
     assert {other: getattr(filled, other) for other in others} == others
     assert filled.side == filled.image_size
 

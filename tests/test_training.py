@@ -147,7 +147,7 @@ def test_strata_of_the_propensity_hold_alike_images_of_either_class():
     assert training.propensity_strata(labels, images, np.full((400, 2), np.nan)).max() == 1
 
 
-def test_the_last_layer_refitted_on_swaps_no_longer_reads_what_swaps_take_away():
+def test_the_last_layer_refitted_on_swaps_no_longer_reads_what_swaps_take_away(monkeypatch):
     """Two features, the means of the left and the right half: the class is in both, in training most of all in one."""
     keras = backend.start(0)
     rng = np.random.default_rng(0)
@@ -168,7 +168,17 @@ def test_the_last_layer_refitted_on_swaps_no_longer_reads_what_swaps_take_away()
 
         return {"donors": np.random.default_rng(1).integers(400, size=order.shape)}, left_from_another
 
-    training.refit_last_layer(model, TrainParameters(batch_size=32), (images, labels), changes)
+    folds, patients = [], np.arange(400) // 4
+
+    class Folds(training.StratifiedGroupKFold):
+        def split(self, x, y, groups):
+            for fitting, judging in super().split(x, y, groups):
+                folds.append(set(groups[fitting]) & set(groups[judging]))
+                yield fitting, judging
+
+    monkeypatch.setattr(training, "StratifiedGroupKFold", Folds)
+    training.refit_last_layer(model, TrainParameters(batch_size=32), (images, labels), patients, changes)
+    assert folds == [set()] * 5  # no patient is on both sides, neither as is nor swapped
     left, right = model.get_layer("logit").get_weights()[0][:, 0]
     assert right > 2 * abs(left)
     logits = training.predict(model, images)
