@@ -32,6 +32,8 @@ from cnn_xray.storage import atomic_folder, resolve
 TRAINING = 3  # counts changes of the network or its training: with another number, older runs are other runs
 MEASUREMENT = 1  # counts changes of what is measured: with another number, older runs are measured again, not trained
 TRAINED = ("model.keras", "history.csv")  # the files that a new measurement leaves as they are
+AS_WRITTEN: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # of a CSV table: NA is a name, too
+PATHS = {"path": str, "patient": str}
 UNTRAINED = 3  # networks with random weights that attention is compared with
 PACKAGES = ("tensorflow", "keras", "jax", "numpy", "opencv-python-headless", "scikit-learn", "pandas", "scipy")
 
@@ -60,12 +62,12 @@ class Run:
     @cached_property
     def predictions(self) -> pd.DataFrame:
         """One row an image of every split but train: path, label, split, patient, logit, probability."""
-        return pd.read_csv(self.folder / "predictions.csv")
+        return pd.read_csv(self.folder / "predictions.csv", dtype=PATHS, **AS_WRITTEN)
 
     @cached_property
     def attention(self) -> pd.DataFrame:
         """Metrics of the test images and of every null, with path, label and patient."""
-        return pd.read_csv(self.folder / "attention.csv")
+        return pd.read_csv(self.folder / "attention.csv", dtype=PATHS, **AS_WRITTEN)
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -235,7 +237,7 @@ def _train(p: TrainParameters, data: Dataset, folder: Path) -> dict[str, Any]:
     model = network.in_float32(model, p)
     if p.swap_layers == "last":
         every = p.model_copy(update={"swap_share": 1.0})
-        training.refit_last_layer(model, p, fitted, partial(swaps.planned, p=every, **told))
+        training.refit_last_layer(model, p, fitted, told["patients"], partial(swaps.planned, p=every, **told))
     seconds = time.perf_counter() - begun
     model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)
@@ -366,7 +368,7 @@ def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
     rows = {run.id: _row(run) for run in records}
     for file in sweeps:
         try:
-            table = pd.read_csv(file).filter(regex="^(?!.*_logits$)")
+            table = pd.read_csv(file, **AS_WRITTEN).filter(regex="^(?!.*_logits$)")
             lost = {"arm", "run", "seed", "status"} - {*table}
             if lost:
                 raise ValueError(f"it lacks {', '.join(sorted(lost))}")

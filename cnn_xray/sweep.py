@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -38,7 +38,7 @@ from cnn_xray.parameters import (
     TrainParameters,
     from_yaml,
 )
-from cnn_xray.runs import Run, run_id, run_of
+from cnn_xray.runs import AS_WRITTEN, Run, run_id, run_of
 from cnn_xray.storage import atomic_write
 from cnn_xray.training import predict, probability
 
@@ -115,6 +115,9 @@ def read(file: Path, given: dict[str, Any] | None = None) -> list[Planned]:
         raise InputError(f"{file}: there is nothing to run, for {'seeds' if arms else 'arms or grid'} is empty.")
     if asked.external and not asked.open_test:
         raise InputError(f"{file}: external images are scored when the test split is, after the choice: open_test.")
+    of_arm = [name for name, changes in arms.items() if "seed" in (changes or {})]
+    if of_arm:
+        raise InputError(f"{file}, arm {of_arm[0]!r}: seed is not of an arm; seeds says which there are.")
     planned = [
         Planned(arm, seed, {**asked.fixed, **(given or {}), **(changes or {})}, asked.open_test, asked.external)
         for seed, (arm, changes) in product(seeds, arms.items())
@@ -145,8 +148,7 @@ def measured(one: Planned) -> dict[str, Any]:
     p = one.parameters()
     data = load_dataset(p, splits=FITTING)
     run = run_of(p, data)
-    row: dict[str, Any] = {"data": PHANTOM if p.data == PHANTOM else data.name}
-    row["device"] = run.record["trained_by"]["device"]
+    row: dict[str, Any] = {"device": run.record["trained_by"]["device"]}
     row |= {name: run.metrics[name] for name in ("train_seconds", "train_images_per_second")}
     row |= _scored("val", run.on("val")["label"], run.on("val")["logit"])
     row |= {} if one.validated else _relied(run, p, data, "val")
@@ -166,7 +168,7 @@ def measured(one: Planned) -> dict[str, Any]:
 def _relied(run: Run, p: TrainParameters, data: Dataset, split: str) -> dict[str, float]:
     """What a network relies on, and where its maps lie, on the images of one split."""
     rows = data.rows(split)
-    found, able = cam.evidence(run.model, data.pixels[rows]), interventions.regions_of(data, p.border)
+    found, able = cam.evidence(run.model, data.pixels[rows]), interventions.regions_of(data, p.border, split)
     grid = found.maps.shape[1:]
     lungs = None if data.lungs is None else geometry.area_mean(data.lungs[rows], grid)
     sign, border = cam.explained_sign(found.logits, p.explain), geometry.border_cells(p.border, grid)
@@ -180,7 +182,7 @@ def _relied(run: Run, p: TrainParameters, data: Dataset, split: str) -> dict[str
     return {f"{split}_{name}": value for name, value in told.items()}
 
 
-def studied(folder: Path, data: str) -> pd.DataFrame:
+def studied(folder: Path, data: str, *arms: str) -> pd.DataFrame:
     """The finished runs of all sweeps in a folder on data of one name, with the column ``sweep``: its file's name.
 
     The figures to be told of each sweep stand besides, as of `shown_split`.
@@ -191,19 +193,32 @@ def studied(folder: Path, data: str) -> pd.DataFrame:
         Of the sweeps' tables.
     data
         ``phantom``, or the name of the images' folder or table.
+    *arms
+        To be compared: a sweep that has some of them, not all, is left out. Where an artifact is planted, an arm's name
+        comes after the artifact's: ``border, plain``.
 
     Raises
     ------
     InputError
-        Where there is none.
+        Where there is none, or none with those arms.
     """
-    tables = [pd.read_csv(file).copy().assign(sweep=file.stem) for file in sorted(folder.glob("*.csv"))]
+    tables = [_table(file).copy().assign(sweep=file.stem) for file in sorted(folder.glob("*.csv"))]
     every = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["data", "status"])
     found = every[(every["data"] == data) & (every["status"] == "done")].dropna(axis=1, how="all")
     if found.empty:
         which = f"{folder} has no finished sweep of {data}"
         raise InputError(f"{which}; run cnn-xray sweep with one of its YAML files{' and -p data' * (data != PHANTOM)}.")
-    return pd.concat([shown_split(runs) for _, runs in found.groupby("sweep", sort=False)], ignore_index=True).copy()
+    having = {
+        sweep: {arm for arm in arms if any(one == arm or one.endswith(f", {arm}") for one in runs["arm"])}
+        for sweep, runs in found.groupby("sweep", sort=False)
+    }
+    if {*arms} not in having.values():
+        there = ", ".join(sorted(set(found["arm"])))
+        raise InputError(
+            f"No sweep of {data} in {folder} has the arms {' and '.join(map(repr, arms))}; there are {there}."
+        )
+    kept = [runs for sweep, runs in found.groupby("sweep", sort=False) if having[sweep] in (set(), {*arms})]
+    return pd.concat([shown_split(runs) for runs in kept], ignore_index=True).copy()
 
 
 def shown_split(runs: pd.DataFrame) -> pd.DataFrame:
@@ -263,28 +278,23 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
         The table.
     """
     planned, table = read(file, given), file.with_suffix(".csv")
-    done = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=FIRST)
+    done = _table(table)
     if not {*FIRST} <= {*done}:
         raise InputError(
             f"{table} is no table of a sweep, but would be replaced by it; move it, or rename {file.name}."
         )
-    ids = _ids(planned)
-    asked = ["test_auc"] * planned[0].open_test + ["external_auc"] * bool(planned[0].external)
-    known = set(done["run"][done.filter(regex="^val_(R |AUC|lung|log2)").notna().any(axis=1)])
-    finished = set(done["run"][(done["status"] == "done") & done.reindex(columns=asked).notna().all(axis=1)])
-    every = zip(planned, ids, strict=True)
-    todo = [(replace(one, validated=run in known), run) for one, run in every if run not in finished]
+    expected = _expected(planned)
+    done = done.set_index("run").reindex([one["run"] for one in expected])
+    known = done.filter(regex="^val_(R |AUC|lung|log2)").notna().any(axis=1)
+    on_these = done.reindex(columns=[*expected[0]][1:]).eq(pd.DataFrame(expected).set_index("run")).all(axis=1)
+    finished = (done["status"] == "done") & on_these
+    every = zip(planned, expected, known, finished, strict=True)
+    todo = [(replace(one, validated=bool(seen)), told) for one, told, seen, ended in every if not ended]
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
     begun, failed = time.perf_counter(), 0
     for count, row in enumerate(_rows(todo, jobs, scheduler), 1):
-        before = done[done["run"] == row["run"]].drop(columns="error", errors="ignore").dropna(axis=1)
-        row = (before.to_dict("records") or [{}])[0] | row  # what was measured before stays
-        same = (done["run"] == row["run"]) | ((done["arm"] == row["arm"]) & (done["seed"] == row["seed"]))
-        done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)
-        place = done["run"].map({run: number for number, run in enumerate(ids)})  # in the file's order, then others
-        done = done.loc[place.sort_values(kind="stable").index, [*FIRST, *sorted({*done} - {*FIRST})]]
         with atomic_write(table) as handle:
-            handle.write(done.to_csv(index=False, float_format="%.6g").encode())
+            handle.write(_with_row(_table(table), row, [*done.index]).to_csv(index=False, float_format="%.6g").encode())
         failed += row["status"] == "failed"
         left = (time.perf_counter() - begun) / count * (len(todo) - count) / 60
         told = row["status"] if row["status"] == "done" else f"{row['status']}: {row['error']}"
@@ -294,32 +304,71 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     return table
 
 
-def _ids(planned: list[Planned]) -> list[str]:
-    """The id of every run, by the content of its data, each as it will be read.
+def _table(file: Path) -> pd.DataFrame:
+    """A sweep's table; an empty one where there is none."""
+    text = dict.fromkeys(("arm", "run", "data", "test_images", "external_images"), str)  # a digest may be all digits
+    return pd.read_csv(file, dtype=text, **AS_WRITTEN) if file.exists() else pd.DataFrame(columns=FIRST)
 
-    Refuses two arms that are one run, an arm that needs lung masks which its data lack, and images that are not there.
+
+def _with_row(done: pd.DataFrame, row: dict[str, Any], order: list[str]) -> pd.DataFrame:
+    """A table with one more row, in the place of that of the same run, or of the same arm, seed and data.
+
+    What was measured of that run before stays, and so do finished runs that a failed one would replace.
     """
-    ids: dict[str, str] = {}
+    same = done["run"] == row["run"]
+    before = done[same].drop(columns="error", errors="ignore").dropna(axis=1).to_dict("records")
+    row = (before or [{}])[0] | row
+    if row["status"] == "done":
+        names = ["arm", "seed", "data"]
+        same |= (done.reindex(columns=names) == [row[name] for name in names]).all(axis=1)
+    done = pd.concat([done[~same], pd.DataFrame([row])], ignore_index=True)
+    place = done["run"].map({run: number for number, run in enumerate(order)})  # in the file's order, then others
+    return done.loc[place.sort_values(kind="stable").index, [*FIRST, *sorted({*done} - {*FIRST})]]
+
+
+def _expected(planned: list[Planned]) -> list[dict[str, str]]:
+    """Of every run its id, by the content of its data, each as it will be read, the name of the data, and digests.
+
+    ``test_images`` and ``external_images`` are of those that it is scored on. Refuses two arms that are one run, an arm
+    that needs lung masks which its data lack, and images that are not there.
+    """
+    arms: dict[str, str] = {}
+    expected: list[dict[str, str]] = []
     views: dict[str, Dataset] = {}
+
+    def seen(p: TrainParameters, splits: Sequence[str] | None) -> Dataset:
+        what = f"{splits} {p.resolved().model_dump_json(include=set(DataParameters.model_fields))}"
+        if what not in views:
+            views[what] = load_dataset(p, splits=splits)
+        return views[what]
+
     for one in planned:
         p = one.parameters().resolved()
-        what = p.model_dump_json(include=set(DataParameters.model_fields))
-        view = views[what] = views[what] if what in views else load_dataset(p, splits=FITTING)
-        seen = view.table["label"].to_numpy(), view.lungs
-        p = swaps.suited(p, *seen)
+        view = seen(p, None if one.open_test else FITTING)
+        rows = view.rows(*FITTING)
+        fitting = view.table["label"].to_numpy()[rows], None if view.lungs is None else view.lungs[rows]
+        p = swaps.suited(p, *fitting)
         if p.swap == "outside_lungs":
-            swaps.check_lungs(*seen)
-        other = ids.setdefault(run_id(p, view), one.arm)
+            swaps.check_lungs(*fitting)
+        told = {"run": run_id(p, view), "data": _name(p, view)}
+        told |= {"test_images": view.test_fingerprint} if one.open_test else {}
+        if one.external:
+            told["external_images"] = seen(one.elsewhere(), ("test",)).test_fingerprint
+        expected.append(told)
+        other = arms.setdefault(told["run"], one.arm)
         if other != one.arm:
             raise InputError(
                 f"The arms {other!r} and {one.arm!r} are one and the same run: they differ in nothing that counts."
             )
-    if planned[0].external:
-        load_dataset(planned[0].elsewhere(), splits=("test",))
-    return list(ids)
+    return expected
 
 
-def _rows(todo: list[tuple[Planned, str]], jobs: int, scheduler: str) -> Iterator[dict[str, Any]]:
+def _name(p: TrainParameters, data: Dataset) -> str:
+    """What a sweep's table calls the data."""
+    return PHANTOM if p.data == PHANTOM else data.name
+
+
+def _rows(todo: list[tuple[Planned, dict[str, str]]], jobs: int, scheduler: str) -> Iterator[dict[str, Any]]:
     """The row of each run as it is finished: on this machine, or by the workers of a scheduler."""
     if not scheduler:
         with Parallel(jobs, prefer="threads", return_as="generator_unordered") as workers:
@@ -345,13 +394,13 @@ def _rows(todo: list[tuple[Planned, str]], jobs: int, scheduler: str) -> Iterato
                 }
 
 
-def _told(one: Planned, run: str) -> dict[str, Any]:
+def _told(one: Planned, expected: dict[str, str]) -> dict[str, Any]:
     """What a row says of its run beforehand."""
     given = {name: value for name, value in one.given.items() if name not in ("data", "runs")}
-    return given | {"arm": one.arm, "seed": one.seed, "run": run}
+    return given | {"arm": one.arm, "seed": one.seed, **expected}
 
 
-def _in_its_own_process(one: Planned, run: str, jobs: int) -> dict[str, Any]:
+def _in_its_own_process(one: Planned, expected: dict[str, str], jobs: int) -> dict[str, Any]:
     """The row of a run, done or failed, with its share of the cores; a crash takes down no other."""
     threads = str(max(1, cpu_count() // jobs))
     limited = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), threads)
@@ -363,7 +412,7 @@ def _in_its_own_process(one: Planned, run: str, jobs: int) -> dict[str, Any]:
     finally:
         os.close(read_end)
         os.close(write_end)
-    row = _told(one, run) | {"seconds": round(time.perf_counter() - begun, 1)}
+    row = _told(one, expected) | {"seconds": round(time.perf_counter() - begun, 1)}
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
         return row | {"status": "failed", "error": said[-1]}

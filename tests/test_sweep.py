@@ -74,6 +74,7 @@ def test_a_grid_is_all_its_combinations(tmp_path):
         ({"grid": {"crop": []}, "arms": {}}, "there is nothing to run, for arms or grid is empty"),
         ({"arms": {"one": {"swop": "border"}}}, "arm 'one': There is no parameter 'swop'; the nearest one is 'swap'"),
         ({"arms": {"one": {"crop": 0.7}}}, "arm 'one': crop is 0.7, but it must be a number"),
+        ({"arms": {"one": {"seed": 3}}}, "arm 'one': seed is not of an arm; seeds says which there are"),
         ({"fixed": {"seed": 3}}, "seed is not to be fixed; seeds says which there are"),
         ({"seeds": 10**12}, "seeds is 1000000000000, but it must be a number of seeds"),
         ({"arms": {"one": {"consistency": 1.0}}}, "say what is swapped"),
@@ -103,20 +104,23 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path, text):
         read(tmp_path / "none.yaml")
 
 
-def faked(monkeypatch, failing=()):
+def faked(monkeypatch, failing=(), name="images", test_images="a"):
     """Runs that only note that they ran; those of ``failing`` fail."""
     ran = []
 
-    def run(one, run, jobs):
+    def run(one, expected, jobs):
         ran.append((one.arm, one.seed))
-        row = {"arm": one.arm, "seed": one.seed, "run": run, "seconds": 1.0}
+        row = module._told(one, expected) | {"seconds": 1.0}
         if (one.arm, one.seed) in failing:
             return row | {"status": "failed", "error": "the disk is full"}
         return row | {"status": "done"} | ({"test_auc": 0.9} if one.open_test else {"val_auc": 0.8})
 
     monkeypatch.setattr(module, "_in_its_own_process", run)
-    monkeypatch.setattr(module, "load_dataset", lambda p, splits: SimpleNamespace(table=LABELS, lungs=None))
-    monkeypatch.setattr(module, "run_id", lambda p, data: p.model_dump_json())
+    rows = lambda *splits: np.arange(len(LABELS))  # noqa: E731
+    seen = SimpleNamespace(table=LABELS, lungs=None, rows=rows, name=name, test_fingerprint=test_images)
+    monkeypatch.setattr(module, "load_dataset", lambda p, splits: seen)
+    monkeypatch.setattr(module, "run_id", lambda p, data: data.name + p.model_dump_json())
+    monkeypatch.setattr(module, "_name", lambda p, data: data.name)
     return ran
 
 
@@ -171,6 +175,47 @@ def test_what_was_changed_is_run_again_and_nothing_else(tmp_path, monkeypatch):
     assert ran == [("plain", 0)]
 
 
+def test_other_test_images_or_images_from_elsewhere_are_scored_again(tmp_path, monkeypatch):
+    file = written(tmp_path, arms={"plain": {}}, seeds=1, open_test=True, external={"seed": 9})
+    for images, count in (("a", 1), ("a", 0), ("b", 1), ("b", 0)):
+        ran = faked(monkeypatch, test_images=images)
+        told = pd.read_csv(sweep(file))
+        assert len(ran) == count and told[["test_images", "external_images"]].to_numpy().tolist() == [[images] * 2]
+
+
+def test_other_data_join_a_table_and_a_failure_takes_nothing_from_it(tmp_path, monkeypatch):
+    file = written(tmp_path, arms={"plain": {}}, seeds=1)
+    faked(monkeypatch)
+    sweep(file)
+    faked(monkeypatch, name="others")
+    assert pd.read_csv(sweep(file))["data"].tolist() == ["others", "images"]
+    written(tmp_path, arms={"plain": {"epochs": 2}}, seeds=1)
+    faked(monkeypatch, failing={("plain", 0)})
+    with pytest.raises(InputError, match="1 of 1 runs failed"):
+        sweep(file)
+    told = pd.read_csv(file.with_suffix(".csv")).sort_values(["data", "status"])
+    assert told[["data", "status"]].to_numpy().tolist() == [
+        ["images", "done"],
+        ["images", "failed"],
+        ["others", "done"],
+    ]
+
+
+def test_two_sweeps_at_once_lose_nothing_of_each_other(tmp_path, monkeypatch):
+    file = written(tmp_path, arms={"None": {}}, seeds=2)  # a name, though pandas takes it for nothing
+    faked(monkeypatch)
+    run, others = module._in_its_own_process, [file]
+
+    def run_beside_another(one, expected, jobs):
+        if others:
+            sweep(others.pop())
+        return run(one, expected, jobs)
+
+    monkeypatch.setattr(module, "_in_its_own_process", run_beside_another)
+    found = module._table(sweep(file))
+    assert found[["arm", "seed"]].to_numpy().tolist() == [["None", 0], ["None", 1]]
+
+
 def test_an_opening_that_fails_leaves_what_was_measured_on_validation(tmp_path, monkeypatch):
     faked(monkeypatch)
     sweep(written(tmp_path))
@@ -210,6 +255,14 @@ def test_a_study_is_the_finished_runs_of_all_tables_on_these_data(tmp_path):
     np.testing.assert_array_equal(module.logits_of(found["val_logits"].iloc[-1]), [-1.5, 2.0])
     with pytest.raises(InputError, match="has no finished sweep of others; run cnn-xray sweep .* and -p data"):
         module.studied(tmp_path, "others")
+
+
+def test_a_study_compares_arms_where_both_are(tmp_path):
+    for name, arms in (("planted", ["border, plain", "border, cure"]), ("small", ["plain", "other"]), ("dose", ["a"])):
+        pd.DataFrame({"arm": arms, "data": "images", "status": "done"}).to_csv(tmp_path / f"{name}.csv", index=False)
+    assert module.studied(tmp_path, "images", "plain", "cure")["sweep"].unique().tolist() == ["dose", "planted"]
+    with pytest.raises(InputError, match="No sweep of images in .* has the arms 'plain' and 'cura'; there are a, bor"):
+        module.studied(tmp_path, "images", "plain", "cura")
 
 
 def test_a_scheduler_that_is_not_there_is_told_in_a_sentence(tmp_path, monkeypatch):
