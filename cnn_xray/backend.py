@@ -70,7 +70,7 @@ def device() -> dict[str, str | int]:
     """Name of the device, back end and thread counts, for the run record."""
     name = start().backend.backend()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads: dict[str, str | int] = {"omp_threads": int(os.environ.get("OMP_NUM_THREADS", cores))}
+    threads: dict[str, str | int] = {"omp_threads": int(os.environ.get("OMP_NUM_THREADS", str(cores)).split(",")[0])}
     if is_tensorflow():
         import tensorflow as tf
 

@@ -128,8 +128,8 @@ def region_mask(region: str, data: Dataset, width: float) -> tuple[np.ndarray, b
     return mask, spared
 
 
-def regions_of(data: Dataset, width: float) -> list[str]:
-    """Those of `REGIONS` that these images have: some need lung masks, or room for a whole pixel.
+def regions_of(data: Dataset, width: float, split: str = "test") -> list[str]:
+    """Those of `REGIONS` that the images of a split have: some need lung masks, or room for a whole pixel.
 
     Parameters
     ----------
@@ -137,12 +137,15 @@ def regions_of(data: Dataset, width: float) -> list[str]:
         The images.
     width
         Of the border, fraction of the side.
+    split
+        The images.
     """
     found = []
     for region in REGIONS:
         with suppress(InputError):
-            region_mask(region, data, width)
-            found.append(region)
+            _, spared = region_mask(region, data, width)
+            if not spared or data.lungs is None or data.lungs[data.rows(split)].any():
+                found.append(region)
     return found
 
 
@@ -186,7 +189,7 @@ def composites(data: Dataset, recipients: np.ndarray, donors: np.ndarray, region
             mask = geometry.random_regions(data.view.size, areas, recipients[part])
         given = giving[giver]
         if surgery == "flat donor":
-            weights = np.broadcast_to(mask, given.shape)
+            weights = np.broadcast_to(mask, given.shape) + np.float32(1e-9)  # also where nothing is pasted
             given = np.average(given, axis=(1, 2), weights=weights, keepdims=True)
         made[part] = blend(pixels[taker], given, mask)
     return made
@@ -243,7 +246,8 @@ def swap_effects(
     """
     pairs = pairs_with(region, data, rows, pairs, width)
     taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
-    composite = score(composites(data, rows[taker], rows[giver], region, width))
+    made = composites(data, rows[taker], rows[giver], region, width)
+    composite = score(made) if len(made) else np.zeros(0)  # nobody can give: no network predicts of nothing
     told = data.table.iloc[rows][["label", "patient"]].reset_index(drop=True)
     pairs = pairs.join(told.add_prefix("recipient_"), on="recipient").join(told.add_prefix("donor_"), on="donor")
     return pairs.assign(z=score(data.pixels[rows])[taker], composite=composite).reset_index(drop=True)

@@ -438,7 +438,7 @@ def thresholds(kind: str) -> pd.Series:
 
 
 def judge(figures: dict[str, Estimate], planted: bool, kind: str) -> Verdict:
-    """The verdict from one Estimate a question (by `Question.name`; a missing one counts as not available).
+    """The verdict from one Estimate a question (by name, as in `QUESTIONS`; a missing one counts as not available).
 
     The answer is *yes* when the interval lies above what counts, *no* when it lies below, and else *not shown*.
 

@@ -58,7 +58,8 @@ def test_a_column_may_have_images_of_its_own():
 
 
 def test_a_figure_of_zero_maps_is_drawn():
-    figures.evidence_maps(IMAGES, {"nothing": 0 * MAPS}, list("abc"))
+    figure = figures.evidence_maps(IMAGES, {"nothing": 0 * MAPS}, list("abc"))
+    assert len(figure.axes[1].images) == 2 and np.isfinite(figure.axes[1].images[1].get_clim()).all()
 
 
 def test_intervals_reach_from_low_to_high():

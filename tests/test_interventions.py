@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -418,11 +419,10 @@ def test_a_region_that_these_images_do_not_have_is_refused():
     for region in ("lung box", "outside the lungs"):
         with pytest.raises(InputError, match=f"'{region}' needs lung masks"):
             interventions.region_mask(region, dataset(lungs=None), 0.1)
-    assert all(
-        interventions.region_mask(name, dataset(), 0.1) is not None
-        for name in interventions.REGIONS
-        if name[:3] != "out"
-    )
+    for name in interventions.REGIONS:
+        mask, spared = interventions.region_mask(name, dataset(), 0.2)
+        assert mask.shape == (8, 8) and mask.max() == 1
+        assert spared == (name in ("border outside the lungs", "outside the lungs", "random regions"))
 
 
 def test_a_keras_network_is_asked_like_the_function_it_computes():
@@ -532,9 +532,26 @@ def test_donors_can_be_kept_to_those_alike():
 
 
 def test_the_regions_that_images_have_depend_on_masks_and_room():
-    assert interventions.regions_of(dataset(), 0.2) == list(interventions.REGIONS)
-    assert interventions.regions_of(dataset(lungs=None), 0.2) == ["border", "inner border", "random regions"]
-    assert interventions.regions_of(dataset(), 0.01) == ["outside the lungs", "lung box"]
+    of_training = partial(interventions.regions_of, split="train")
+    assert of_training(dataset(), 0.2) == list(interventions.REGIONS)
+    assert of_training(dataset(lungs=None), 0.2) == ["border", "inner border", "random regions"]
+    assert of_training(dataset(), 0.01) == ["outside the lungs", "lung box"]
+    no_masks_of_test = ["border", "inner border", "lung box"]
+    assert sorted(interventions.regions_of(dataset(), 0.2)) == no_masks_of_test
+
+
+def test_nothing_is_asked_of_a_network_where_nobody_can_give():
+    asked = []
+    found = swapped(
+        lambda images: asked.append(len(images)) or of_both(images), dataset(patients=list("aaaa")), "border"
+    )
+    assert found.empty and asked == [4]
+
+
+def test_a_flat_donor_of_an_image_that_is_all_lung_changes_nothing():
+    data = dataset(lungs=np.ones((8, 8), bool))
+    made = interventions.composites(data, np.array([0]), np.array([2]), "outside the lungs, flat donor", 0.25)
+    np.testing.assert_array_equal(made[0], data.pixels[0])
 
 
 SIDE, WIDTH = 32, 0.0625  # a border of two pixels, and a seam of half a pixel that reaches no pixel's centre
