@@ -21,7 +21,7 @@ import pandas as pd
 import yaml
 
 from cnn_xray import InputError, attention, audit, cam, interventions, metrics
-from cnn_xray.data import Dataset, load_dataset
+from cnn_xray.data import ORIGINAL, Dataset, load_dataset
 from cnn_xray.geometry import border_cells
 from cnn_xray.parameters import PHANTOM, LessonParameters
 from cnn_xray.phantom.dataset import d_prime, oracle_auc
@@ -140,7 +140,7 @@ class Lesson:
         return self._networks[p]
 
     def predict(self, number: int, choice: str) -> None:
-        """Remember a guess; an empty one is none.
+        """Remember a guess and say so; an empty one is none.
 
         Parameters
         ----------
@@ -149,7 +149,12 @@ class Lesson:
         choice
             Such as ``A``.
         """
-        self._guesses[number] = str(choice).strip().upper()
+        guess = str(choice).strip().upper()
+        if guess in ("", *"ABCD"):
+            self._guesses[number] = guess
+            print(f"Your guess: {guess}." if guess else "No guess yet: write a letter between the quotes.")
+        else:
+            print("A guess is one letter, such as A.")
 
     def predicted(self, number: int) -> str:
         """A sentence that says what was guessed; empty where nothing was.
@@ -167,12 +172,12 @@ class Lesson:
         return [self.network("border probe", labels="permuted", repeat=i) for i in range(DRAWS)]
 
     def sizes(self) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Two tables, to fit and to test: label, patient, original_width, original_height (px); real data's own.
+        """Two tables, to fit and to test: label, patient, original_width, original_height (px), where they are known.
 
         The phantom is square. Its table is drawn: files of all sizes, wider in proportion where there is pneumonia.
         """
         if self.p.data != PHANTOM:
-            table = load_dataset(self.p.model_copy(update={"artifact_rho": None})).table
+            table = load_dataset(self.p.model_copy(update={"artifact_rho": None})).table.dropna(subset=ORIGINAL)
             return table[table["split"].isin(("train", "val"))], table[table["split"] == "test"]
         rng = np.random.default_rng(self.p.seed)
         label = np.arange(900) % 2

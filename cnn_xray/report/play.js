@@ -140,11 +140,13 @@ const present = () => {
     if (starts.includes(one)) at = starts.indexOf(one);
     one.classList.toggle("off", on && (at !== slide || one.classList.contains("about") || one.classList.contains("next")));
   }
-  if (on) scrollTo(0, 0);
+  if (!on) return;
+  document.querySelector("main").dataset.slideNumber = `${slide + 1} / ${starts.length}`;
+  scrollTo(0, 0);
 };
 addEventListener("hashchange", present);
 addEventListener("keydown", (event) => {
-  const step = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 }[event.key];
+  const step = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1, Home: -starts.length, End: starts.length }[event.key];
   if (!document.body.classList.contains("slides") || event.target.matches("input, canvas, select")) return;
   if (event.key === "Escape") location.hash = "";
   if (!step) return;

@@ -191,6 +191,7 @@ def turn(draw: Callable[..., Figure], alt: str, **choices: Sequence[Any]) -> Non
     turned()
     widget = ipywidgets.VBox([*sliders.values(), picture])._repr_mimebundle_()[WIDGET]
     display({kind: image, "text/plain": alt, WIDGET: widget}, metadata={kind: {"alt": alt, "role": ""}}, raw=True)
+    _caption(alt)
 
 
 def uses_runs(ids: Iterable[str]) -> None:
@@ -222,6 +223,13 @@ def show(figure: Figure, alt: str = "", role: str = "") -> None:
     alt = alt or _titles(figure)
     kind, image = _smallest(_drawn(figure))
     display({kind: image, "text/plain": alt}, metadata={kind: {"alt": alt, "role": role}}, raw=True)
+    _caption(alt)
+
+
+def _caption(text: str) -> None:
+    """What a page writes below a figure, for who sees the notebook itself."""
+    html = f'<p class="caption">{escape(text)}</p>'
+    display({"text/html": html, "text/plain": ""}, metadata={"text/html": {"caption": True}}, raw=True)
 
 
 def _smallest(pixels: Image.Image) -> tuple[str, str]:

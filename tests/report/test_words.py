@@ -32,7 +32,8 @@ def test_a_drawing_is_png_and_a_photograph_jpeg(published):
         figure.subplots().imshow(pixels)
         words.show(figure, alt="pixels")
     assert [kind for data, _ in published for kind in data if "image" in kind] == ["image/png", "image/jpeg"]
-    assert published[1][1]["metadata"] == {"image/jpeg": {"alt": "pixels", "role": ""}}
+    assert published[2][1]["metadata"] == {"image/jpeg": {"alt": "pixels", "role": ""}}
+    assert "pixels</p>" in published[3][0]["text/html"]  # below the figure, in a notebook
 
 
 def turned(published) -> tuple[list, dict]:
@@ -46,7 +47,7 @@ def turned(published) -> tuple[list, dict]:
         return figure
 
     words.turn(draw, "shades", shade=[1, 5, 9], size=[2, 3])
-    return drawn, published[-1][0]
+    return drawn, published[-2][0]
 
 
 def test_what_can_be_turned_has_a_slider_a_choice_and_stands_for_itself_without_a_kernel(published):
