@@ -140,7 +140,7 @@ class Lesson:
         return self._networks[p]
 
     def predict(self, number: int, choice: str) -> None:
-        """Remember a guess and say so; an empty one is none.
+        """Remember a guess and say so; an empty one changes nothing.
 
         Parameters
         ----------
@@ -150,11 +150,11 @@ class Lesson:
             Such as ``A``.
         """
         guess = str(choice).strip().upper()
-        if guess in ("", *"ABCD"):
-            self._guesses[number] = guess
-            print(f"Your guess: {guess}." if guess else "No guess yet: write a letter between the quotes.")
-        else:
+        if guess not in ("", *"ABCD"):
             print("A guess is one letter, such as A.")
+        elif guess:
+            print(f"Your guess: {guess}.")
+            self._guesses[number] = guess
 
     def predicted(self, number: int) -> str:
         """A sentence that says what was guessed; empty where nothing was.

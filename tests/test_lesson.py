@@ -10,6 +10,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -19,6 +20,7 @@ import yaml
 from test_notebooks import ONE_THREAD
 
 from cnn_xray import InputError, attention
+from cnn_xray import lesson as module
 from cnn_xray.geometry import border_cells
 from cnn_xray.lesson import EXERCISES, RHOS, Lesson, student_version
 from cnn_xray.parameters import LessonParameters, parameters_cell
@@ -180,6 +182,24 @@ def test_sizes_are_told_by_proportion_and_not_by_one_side():
     apart = {name: one.groupby(test["label"]) for name, one in {"shape": width - height, "width": width}.items()}
     clarity = {name: abs(np.diff(one.mean())[0]) / one.std().mean() for name, one in apart.items()}
     assert clarity["shape"] > 1.2 > 2 * clarity["width"]
+
+
+def test_real_sizes_that_are_not_known_are_left_out(monkeypatch):
+    table = pd.DataFrame({"split": ["train", "val", "test"], "original_width": [9, pd.NA, 7], "original_height": 5})
+    monkeypatch.setattr(
+        module, "load_dataset", lambda p: SimpleNamespace(table=table.astype({"original_width": "Int64"}))
+    )
+    fit, test = Lesson(LessonParameters.from_mapping({"data": "images"})).sizes()
+    assert fit["original_width"].tolist() == [9] and test["original_width"].tolist() == [7]
+
+
+def test_a_guess_is_confirmed_kept_and_a_letter(capsys):
+    class_ = Lesson(LessonParameters.from_mapping({}))
+    for choice, said in ((" b ", "Your guess: B."), ("E", "one letter"), ("AB", "one letter")):
+        class_.predict(1, choice)
+        assert said in capsys.readouterr().out and class_.predicted(1) == "Your guess was B."
+    class_.predict(1, "")
+    assert capsys.readouterr().out == "" and class_.predicted(1) == "Your guess was B." and class_.predicted(2) == ""
 
 
 def test_a_network_that_there_is_not_is_refused():
