@@ -213,7 +213,7 @@ def studied(folder: Path, data: str, *arms: str) -> pd.DataFrame:
         for sweep, runs in found.groupby("sweep", sort=False)
     }
     if {*arms} not in having.values():
-        there = ", ".join(sorted(set(found["arm"])))
+        there = "; ".join(sorted(set(found["arm"])))
         raise InputError(
             f"No sweep of {data} in {folder} has the arms {' and '.join(map(repr, arms))}; there are {there}."
         )

@@ -261,7 +261,7 @@ def test_a_study_compares_arms_where_both_are(tmp_path):
     for name, arms in (("planted", ["border, plain", "border, cure"]), ("small", ["plain", "other"]), ("dose", ["a"])):
         pd.DataFrame({"arm": arms, "data": "images", "status": "done"}).to_csv(tmp_path / f"{name}.csv", index=False)
     assert module.studied(tmp_path, "images", "plain", "cure")["sweep"].unique().tolist() == ["dose", "planted"]
-    with pytest.raises(InputError, match="No sweep of images in .* has the arms 'plain' and 'cura'; there are a, bor"):
+    with pytest.raises(InputError, match="No sweep of images in .* has the arms 'plain' and 'cura'; there are a; bor"):
         module.studied(tmp_path, "images", "plain", "cura")
 
 
