@@ -344,14 +344,15 @@ def _expected(planned: list[Planned]) -> list[dict[str, str]]:
 
     for one in planned:
         p = one.parameters().resolved()
-        view = seen(p, None if one.open_test else FITTING)
-        rows = view.rows(*FITTING)
-        fitting = view.table["label"].to_numpy()[rows], None if view.lungs is None else view.lungs[rows]
+        view = seen(p, FITTING)
+        fitting = view.table["label"].to_numpy(), view.lungs
         p = swaps.suited(p, *fitting)
         if p.swap == "outside_lungs":
             swaps.check_lungs(*fitting)
         told = {"run": run_id(p, view), "data": _name(p, view)}
-        told |= {"test_images": view.test_fingerprint} if one.open_test else {}
+        if one.open_test:  # their files, whatever is planted or shown of them
+            bare = {"keep": "all", "crop_to": "frame"} | ({"artifact_rho": None} if p.data != PHANTOM else {})
+            told["test_images"] = seen(p.model_copy(update=bare), TEST_SPLITS).test_fingerprint
         if one.external:
             told["external_images"] = seen(one.elsewhere(), ("test",)).test_fingerprint
         expected.append(told)
