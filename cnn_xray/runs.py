@@ -368,7 +368,7 @@ def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
     rows = {run.id: _row(run) for run in records}
     for file in sweeps:
         try:
-            table = pd.read_csv(file, **AS_WRITTEN).filter(regex="^(?!.*_logits$)")
+            table = pd.read_csv(file, **AS_WRITTEN).filter(regex="^(?!.*_logits$|(test|external)_images$)")
             lost = {"arm", "run", "seed", "status"} - {*table}
             if lost:
                 raise ValueError(f"it lacks {', '.join(sorted(lost))}")
