@@ -99,7 +99,7 @@ def results() -> str:
         row(kermany, "test_auc", "real images (624 for testing) | AUC"),
         row(kermany, "test_accuracy", "real images (624 for testing) | accuracy at 0.5"),
         "",
-        "Training that cannot lean on the border, on the real images (`06_reduce`); R is the share of the way from "
+        "Training that leans less on the border, on the real images (`06_reduce`); R is the share of the way from "
         "normal to pneumonia that the score moves when that region is another patient's:",
         "",
         *reduced(),

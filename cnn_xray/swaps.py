@@ -1,4 +1,4 @@
-"""Swaps in training: what a training image takes from another patient's, so that the network cannot lean on it.
+"""Swaps in training: what a training image takes from another patient's, so that the network leans less on it.
 
 The test of reliance pastes a region of one image into another (`interventions`). Here the same is done to training
 images: in a share of them the border, or everything outside the lungs, comes from a donor whose class is a fair coin.
