@@ -68,7 +68,7 @@ const play = {
         if (cell) cell = [Math.min(cell[0], rows - 1), Math.min(cell[1], columns - 1)];
         arm.maps[image].forEach((one, i) => {
           pen.fillStyle = one < 0 ? "#2166ac" : "#b2182b";
-          pen.globalAlpha = 0.85 * Math.min(1, Math.abs(one) / 100) ** 0.7;
+          pen.globalAlpha = 0.8 * Math.min(1, Math.abs(one) / 100) ** 1.2;
           pen.fillRect(left + (i % columns) * wide, top + Math.floor(i / columns) * high, wide, high);
         });
         const [x0, y0, x1, y1] = arm.seen[image].map((edge) => edge * SIDE);
