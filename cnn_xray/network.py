@@ -108,7 +108,7 @@ def load(file: Path) -> Any:
 def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: bool) -> Any:
     kernel, stride = (5, 2) if first else (3, 1)
     if p.padding == "reflect":
-        around = kernel - stride + (-x.shape[1]) % stride  # what "same" adds to both sides together
+        around = kernel - stride  # what "same" adds to both sides together
         x = ReflectionPadding(before=around // 2, after=around - around // 2, name=f"pad{name}")(x)
     padding = "valid" if p.padding == "reflect" else "same"
     x = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=f"conv{name}")(x)
