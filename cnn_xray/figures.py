@@ -99,7 +99,7 @@ def bars(values: dict[str, float], null: float | None = None) -> Figure:
     if null is not None:
         axes.axvline(null, color="black", linestyle=":")
     axes.invert_yaxis()
-    axes.set_xlim(0, max(1.1 * max(values.values()), 1e-9))
+    axes.set_xlim(0, max(1.1 * max(values.values()), 2 * (null or 0), 1e-9))  # of an AUC to 1, however small it is
     sns.despine(figure, left=True)
     axes.tick_params(left=False, labelsize=13)
     return figure
