@@ -496,9 +496,10 @@ def _cut_to_lungs(data: Dataset, frames: Dataset) -> Dataset:
     if frames.lungs is None:
         raise InputError("crop_to is 'lungs', which needs lung masks, and these data have none.")
     boxes = np.array([geometry.box_about(lung, geometry.LUNG_MARGIN) for lung in frames.lungs])
-    own = frames.rows(*FITTING) if len(frames.rows(*FITTING)) else slice(None)
-    mean = np.round(np.nanmean(boxes[own], axis=0) * frames.view.size) / frames.view.size
-    boxes = np.where(np.isnan(boxes), mean, boxes)
+    known = ~np.isnan(boxes).any(axis=1)
+    own = known & frames.table["split"].isin(FITTING).to_numpy()
+    mean = np.mean(boxes[own if own.any() else known], axis=0)
+    boxes[~known] = np.round(mean * frames.view.size) / frames.view.size
     placements = [Placement(tuple(box), geometry.FRAME) for box in boxes.tolist()]
     cut: dict[str, Any] = {}
     for name in ("pixels", "lungs", "artifacts"):

@@ -284,7 +284,7 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
             f"{table} is no table of a sweep, but would be replaced by it; move it, or rename {file.name}."
         )
     expected = _expected(planned)
-    done = done.set_index("run").reindex([one["run"] for one in expected])
+    done = done.drop_duplicates("run", keep="last").set_index("run").reindex([one["run"] for one in expected])
     known = done.filter(regex="^val_(R |AUC|lung|log2)").notna().any(axis=1)
     on_these = done.reindex(columns=[*expected[0]][1:]).eq(pd.DataFrame(expected).set_index("run")).all(axis=1)
     finished = (done["status"] == "done") & on_these

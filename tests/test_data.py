@@ -621,6 +621,12 @@ def test_where_no_lungs_are_known_the_box_is_the_mean_of_the_others(images):
         boxes[~having], np.tile(boxes[having].mean(axis=0), ((~having).sum(), 1)), atol=0.5 / 224
     )
     manifest = pd.read_csv(images / "manifest.csv")
+    manifest.assign(lung_mask=manifest["lung_mask"].where(manifest["split"] == "test")).to_csv(
+        images / "manifest.csv", index=False
+    )
+    assert np.isfinite(
+        [place.window for place in load(images, crop_to="lungs").placements]
+    ).all()  # of test images alone
     manifest.drop(columns="lung_mask").to_csv(images / "manifest.csv", index=False)
     with pytest.raises(InputError, match="crop_to is 'lungs', which needs lung masks"):
         load(images, crop_to="lungs")
