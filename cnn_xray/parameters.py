@@ -548,11 +548,15 @@ class ShortcutParameters(ProbeParameters):
         probe_repeats explain artifact_rho artifact_location artifact_kinds artifact_amplitude runs""".split()
 
     n_seeds: int = _field(6, "trainings, from seed upwards; the evidence is of the first", ge=1, le=100)
+    probe_parts: Literal["all", "few"] = _field(
+        "all", "parts of the image that a probe sees (few: those that the argument needs)"
+    )
 
     @property
     def networks(self) -> int:
-        """How many networks the notebook asks for, at most: ten parts of the image, two repeated, and chance."""
-        return self.n_seeds + 10 + 2 * (self.probe_repeats - 1) + self.chance_draws
+        """How many networks the notebook asks for, at most: parts of the image, two repeated, and chance."""
+        parts = {"all": 10, "few": 6}[self.probe_parts]
+        return self.n_seeds + parts + 2 * (self.probe_repeats - 1) + self.chance_draws
 
 
 class CroppingParameters(ProbeParameters):

@@ -18,7 +18,7 @@ from cnn_xray.cam import explained_heat, explained_sign
 from cnn_xray.data import CLASSES, Dataset, load_dataset
 from cnn_xray.interventions import Score, donor_pairs, swap_conflict
 from cnn_xray.metrics import auc_difference, auc_with_interval, information_added
-from cnn_xray.parameters import PHANTOM, ProbeParameters
+from cnn_xray.parameters import PHANTOM, ProbeParameters, ShortcutParameters
 from cnn_xray.runs import Run, run_of
 from cnn_xray.statistics import Estimate, hodges_lehmann, pooled
 
@@ -331,7 +331,7 @@ def auc_of(probe: Run, seed: int = 0) -> Estimate:
     return auc_with_interval(test["label"], test["probability"], test["patient"], seed=seed)
 
 
-def part_probes(p: ProbeParameters) -> tuple[dict[str, Run], dict[str, np.ndarray], list[str]]:
+def part_probes(p: ShortcutParameters) -> tuple[dict[str, Run], dict[str, np.ndarray], list[str]]:
     """Train the small networks that see part of the image, each unless it is recorded.
 
     Parameters
@@ -359,15 +359,16 @@ def part_probes(p: ProbeParameters) -> tuple[dict[str, Run], dict[str, np.ndarra
     return probes, seen, notes
 
 
-def _parts(p: ProbeParameters) -> dict[str, dict[str, Any]]:
+def _parts(p: ShortcutParameters) -> dict[str, dict[str, Any]]:
     """Name of each part → what a probe of it changes."""
+    few = p.probe_parts == "few"
     widths = [width for width in (p.border / 2, p.border, 1.5 * p.border) if width < 0.5]
     return {
         "whole image": {},
-        **{f"border {width:g}": {"keep": "border", "border": width} for width in widths},
-        "all but the border": {"keep": "without_border"},
+        **{f"border {width:g}": {"keep": "border", "border": width} for width in ([p.border] if few else widths)},
+        **({} if few else {"all but the border": {"keep": "without_border"}}),
         "border without lungs": {"keep": "border_outside_lungs"},
-        "lung box black": {"keep": "outside_lung_box"},
+        **({} if few else {"lung box black": {"keep": "outside_lung_box"}}),
         "own lungs black": {"keep": "outside_lungs"},
         "lung outline alone": {"keep": "lung_outline"},
         "between border and lungs": {"keep": "between"},

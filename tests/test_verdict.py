@@ -92,6 +92,15 @@ def answers(run, p, data):
     return verdict.border_figures(run.score, p, data, partial(evidence, run.model))
 
 
+def test_few_parts_are_some_of_all_and_the_count_of_networks_is_of_those():
+    every, few = (ShortcutParameters(probe_parts=parts) for parts in ("all", "few"))
+    parts = {p.probe_parts: verdict._parts(p) for p in (every, few)}
+    assert set(parts["few"]) < set(parts["all"])
+    assert {"whole image", "own lungs black", "lung outline alone", "border 0.125"} < set(parts["few"])
+    for p in (every, few):
+        assert p.networks == p.n_seeds + len(parts[p.probe_parts]) + len(verdict.PARTS) * (p.probe_repeats - 1)
+
+
 def test_the_figures_of_a_run_answer_every_question(tiny):
     p, data = tiny
     run = run_of(p, data)

@@ -32,7 +32,7 @@ CLASS = "class"  # folder of the lesson's notebooks, beside the others
 LARGEST = 2_000_000  # bytes of one executed notebook or page
 KEPT = ("tags", "slideshow", "nbgrader")  # of a cell's metadata
 HEADING = r'<h2 id="([^"]+)">(.+?)<a class="anchor-link"'  # of a section: its id and text
-QUICK = {"n_seeds": 1, "n_judged": 1, "probe_repeats": 1, "twin": False}  # one training of each network, one data set
+QUICK = {"n_seeds": 1, "n_judged": 1, "probe_repeats": 1, "probe_parts": "few", "twin": False}  # each network once
 SHOWN = ("test_auc", "test_accuracy", "conflict_auc", "val_auc")  # of a run, on the index
 
 
