@@ -21,6 +21,7 @@ import yaml
 from markupsafe import Markup, escape
 
 from cnn_xray import InputError, __version__, parameters
+from cnn_xray.data import name_of
 from cnn_xray.parameters import NOTEBOOKS, PHANTOM, DataParameters, LessonParameters, ReduceParameters, unknown_name
 from cnn_xray.report.words import HEADLINE, PAGE, RUNS, WIDGET, table_html, thumbnail
 from cnn_xray.runs import Run, find_run, package_versions, runs_table
@@ -286,7 +287,8 @@ def build(
     given
         Values of parameters by name, for those notebooks that know them.
     name
-        Of the report, which becomes the folder ``out``/``name``; empty: after its data and what differs from defaults.
+        Of the report, which becomes the folder ``out``/``name``; empty: after its data, ``only``, and what differs
+        from defaults, so that no other report is replaced.
     out
         Folder of the reports.
     only
@@ -308,7 +310,7 @@ def build(
         raise InputError(f"The report's name is {name!r}; use letters, digits, dots, dashes and underscores.")
     usual = QUICK if quick else {}
     plans = plan(chosen_notebooks(only, data), given, usual)
-    name = name or default_name(data) + suffix(plans, usual)
+    name = name or "-".join([default_name(data), *only]) + suffix(plans, usual)
     begun, chapters = time.perf_counter(), []
     progress: Any = _Progress(terminal, plans)
     with atomic_folder(out / name, replace=True) as folder:
@@ -364,11 +366,7 @@ def default_name(data: str) -> str:
     data
         The parameter of this name.
     """
-    if data == PHANTOM:
-        return PHANTOM
-    place = resolve(data).resolve()
-    place = place.parent if place.name == "manifest.csv" else place
-    return re.sub(r"[^\w.-]+", "-", place.stem if place.is_file() else place.name).strip("-.")
+    return PHANTOM if data == PHANTOM else name_of(resolve(data))
 
 
 def suffix(plans: Sequence[Plan], usual: Mapping[str, Any]) -> str:

@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "executed notebooks, index.html and runs.csv. Each network "
         "is trained once, for a first look; with --full as often as the committed reports have it.",
     )
-    report.add_argument("--name", default="", help="of the report; default: that of the data, and what is not default")
+    report.add_argument("--name", default="", help="of the report; default: data, notebooks picked, and what differs")
     report.add_argument(
         "--out", type=Path, help="folder of the reports (default: reports/quick, and with --full reports)"
     )
@@ -156,11 +156,11 @@ def parse_value(text: str) -> bool | int | float | str | None:
     Parameters
     ----------
     text
-        Such as ``0.1``.
+        Such as ``0.1``; ``none`` is a word (of ``tta``, of ``swap``), None is nothing.
     """
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
+    words = {"True": True, "true": True, "False": False, "false": False, "None": None, "null": None}
+    if text in words:
+        return words[text]
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)

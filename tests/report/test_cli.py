@@ -46,6 +46,7 @@ def no_kernel(monkeypatch):
         ("False", False),
         ("None", None),
         ("null", None),
+        ("none", "none"),
         ("square", "square"),
         ("../shared/data", "../shared/data"),
     ],
@@ -129,9 +130,9 @@ def test_report_gives_each_notebook_the_parameters_it_knows(project, capsys):
 
 def test_a_quick_report_trains_each_network_once_and_replaces_no_whole_one(project, capsys):
     for asked, place, seeds, told in (
-        ([], "reports/quick/phantom", 1, "A quick report"),
-        (["--full"], "reports/phantom", 6, "A full report"),
-        (["-p", "n_seeds", "2"], "reports/quick/phantom-n_seeds2", 2, "A quick report"),
+        ([], "reports/quick/phantom-02", 1, "A quick report"),
+        (["--full"], "reports/phantom-02", 6, "A full report"),
+        (["-p", "n_seeds", "2"], "reports/quick/phantom-02-n_seeds2", 2, "A quick report"),
     ):
         write(project / "notebooks" / "02_train.ipynb", "print('seeds', p.n_seeds)")
         assert main(["report", "--notebooks", "02", *asked]) == 0
@@ -151,8 +152,8 @@ def test_a_failure_is_told_in_a_sentence_and_kept_in_a_log(project, capsys):
             f"The traceback is in {log}.",
         ]
         assert "----> 1 1 / 0" in log.read_text()
-    assert not Path("out.ipynb").exists() and not Path("reports/phantom").exists()
-    for kept in ("out-failed.ipynb", "reports/phantom-02_train-failed.ipynb"):
+    assert not Path("out.ipynb").exists() and not Path("reports/phantom-02").exists()
+    for kept in ("out-failed.ipynb", "reports/phantom-02-02_train-failed.ipynb"):
         assert nbformat.read(kept, as_version=4).cells[-1].outputs[0].ename == "ZeroDivisionError"
 
 
@@ -181,7 +182,7 @@ def test_an_interruption_leaves_the_notebook_as_far_as_it_had_come_and_no_kernel
         "",
         "Interrupted. What was there before is unchanged; finished runs are kept.",
     ]
-    assert [file.name for file in (project / "reports").iterdir()] == ["phantom-02_train-failed.ipynb"]
+    assert [file.name for file in (project / "reports").iterdir()] == ["phantom-02-02_train-failed.ipynb"]
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
 
