@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,16 +85,32 @@ def read_manifest(place: Path, needed: Sequence[str] = ("train", "test")) -> Man
     return manifest
 
 
+def name_of(place: Path) -> str:
+    """A data set's name, in letters, digits, dots and dashes: its folder's or its CSV's; manifest.csv has its folder's.
+
+    Parameters
+    ----------
+    place
+        As of `read_manifest`.
+    """
+    place = place.resolve()
+    place = place.parent if place.name == "manifest.csv" else place
+    return re.sub(r"[^\w.-]+", "-", place.stem if place.is_file() else place.name).strip("-.")
+
+
 def _from_folder(folder: Path, needed: Sequence[str]) -> Manifest:
     """`{train,val,test}/{NORMAL,PNEUMONIA}/*`; ``metadata.csv`` beside them is used when there."""
+    name = name_of(folder)
     if not (folder / needed[0]).is_dir() and (folder / "chest_xray" / needed[0]).is_dir():
         folder = folder / "chest_xray"
     splits = [split for split in ("train", "val", "test") if split in needed or (folder / split).exists()]
     rows = [(path, label, split) for split in splits for label in CLASSES for path in _images_in(folder, split, label)]
     table = pd.DataFrame(rows, columns=["path", "label", "split"])
     patients = table["path"].str.extract(PATIENT, expand=False)
+    ours = patients.str.startswith("person", na=False).any()  # other collections have an IM-0001-0001 as well
+    patients = patients.where(ours)
     table["patient"] = patients.fillna(table["path"])
-    notes = [SOURCE] if patients.notna().any() else []  # the file names are Kermany's own
+    notes = [SOURCE] if ours else []
     if patients.isna().any():
         notes.append(f"{patients.isna().sum()} file names carry no patient; each counts as a patient of its own.")
     if (folder / "metadata.csv").is_file():
@@ -105,7 +122,7 @@ def _from_folder(folder: Path, needed: Sequence[str]) -> Manifest:
     if "lung_mask" not in table and (folder / "lung_masks").is_dir():
         masks = "lung_masks/" + table["path"].str.replace(r"\.\w+$", ".png", regex=True)
         table["lung_mask"] = masks.where(np.array([(folder / mask).is_file() for mask in masks]))
-    return Manifest(_typed(table), folder, folder.name, tuple(notes))
+    return Manifest(_typed(table), folder, name, tuple(notes))
 
 
 def _images_in(folder: Path, split: str, label: str) -> list[str]:
@@ -126,8 +143,7 @@ def _from_csv(file: Path) -> Manifest:
     if len(unknown):
         shown = ", ".join(f"line {row + 2}: {table['label'][row]!r}" for row in unknown[:5])
         raise InputError(f"{len(unknown)} labels in {file} are not NORMAL (0) or PNEUMONIA (1): {shown}.")
-    name = file.parent.name if file.stem == "manifest" else file.stem
-    return Manifest(_typed(table.assign(label=names)), file.parent, name)
+    return Manifest(_typed(table.assign(label=names)), file.parent, name_of(file))
 
 
 def _csv(file: Path, required: tuple[str, ...]) -> pd.DataFrame:
@@ -377,7 +393,7 @@ def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Datase
         raise InputError(f"None of the {len(table)} images can be read; there is nothing to go on with.")
     if bad:
         notes.append(f"{len(bad)} images and masks could not be read and were left out: {'; '.join(bad)}.")
-    if table["original_width"].isna().all():
+    if source.table["original_width"].isna().all():  # of every split: what is read decides nothing
         table[ORIGINAL] = pd.DataFrame(stack.sizes).astype("Int64")
     data = Dataset(source.name, source.root, table, view, fingerprint="", notes=tuple(notes), **seen)
     data = data if readable.all() else _taken(data, np.flatnonzero(readable))

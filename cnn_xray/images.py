@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from cnn_xray import InputError
 from cnn_xray.geometry import FRAME, Placement, View
 from cnn_xray.storage import atomic_folder, atomic_write
 
-FORMAT = 2  # of the cache; a change here makes every cached array anew
+FORMAT = 3  # of the cache; a change here makes every cached array anew
 MIN_SIDE = 16  # px; less is no radiograph
 MAX_PIXELS = 80_000_000  # decoded at one byte each, two threads at a time
 DARKEST = 65_535 // 16  # highest value of a 16-bit image that is taken for one of 12 bits
@@ -164,8 +164,9 @@ def decode(file: Path, wanted: int) -> tuple[np.ndarray, tuple[int, int]]:
     Returns
     -------
     pixels : ndarray (H, W) uint8
+        Upright, as its EXIF orientation says.
     size : tuple of int
-        Width and height of the file, px.
+        Width and height of the file, upright, px.
 
     Raises
     ------
@@ -184,8 +185,8 @@ def decode(file: Path, wanted: int) -> tuple[np.ndarray, tuple[int, int]]:
             shrink = 3 * wanted / min(size)  # three canvas sides: room for any crop up to a third of the side
             if image.format == "JPEG" and image.mode in ("L", "RGB") and shrink < 1:
                 image.draft("L", (math.ceil(width * shrink), math.ceil(height * shrink)))
-            image.load()
-            return _grey(image), size
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4  # by a quarter
+            return _grey(ImageOps.exif_transpose(image)), size[::-1] if turned else size
     except (UnreadableError, MemoryError):  # too little memory says nothing of the file
         raise
     except Image.DecompressionBombError:
@@ -208,7 +209,7 @@ def _grey(image: Image.Image) -> np.ndarray:
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise UnreadableError("grey values outside 16 bits")
-        if 255 < values.max() <= DARKEST:
+        if 0 < values.max() <= DARKEST:
             raise UnreadableError(f"grey values up to {values.max():,} of 65,535: scale them to the full range")
         return np.round(values / 257).astype(np.uint8)
     if image.mode == "F":

@@ -35,6 +35,7 @@ TRAINED = ("model.keras", "history.csv")  # the files that a new measurement lea
 AS_WRITTEN: dict[str, Any] = {"keep_default_na": False, "na_values": [""]}  # of a CSV table: NA is a name, too
 PATHS = {"path": str, "patient": str}
 UNTRAINED = 3  # networks with random weights that attention is compared with
+_AGAIN: set[Path] = set()  # folders of the runs that this process was asked to train again, and did
 PACKAGES = ("tensorflow", "keras", "jax", "numpy", "opencv-python-headless", "scikit-learn", "pandas", "scipy")
 
 
@@ -105,7 +106,7 @@ def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
     """The run of these parameters on these data (default: ``load_dataset(p)``): reused if recorded, else trained.
 
     A run that was measured by an earlier version of this module, or on other test images, is measured again without
-    training. ``p.rerun`` trains again, and the new record replaces the old one when it is finished.
+    training. ``p.rerun`` trains again, once a process, and the new record replaces the old one when it is finished.
 
     Parameters
     ----------
@@ -118,7 +119,7 @@ def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
     data = data or load_dataset(p)
     p = swaps.suited(p, data.table["label"].to_numpy(), data.lungs)
     folder = resolve(p.runs) / run_id(p, data)
-    found = None if p.rerun else find_run(folder)
+    found = None if p.rerun and folder not in _AGAIN else find_run(folder)
     if found and _is_measured(found.record, data):
         print(f"{found.id}: recorded already, reused", flush=True)
         return found
@@ -133,6 +134,7 @@ def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
             record = _train(p, data, unfinished)
         record |= _measured(p, data, Run(unfinished), record["training"])
         (unfinished / "run.json").write_text(json.dumps(record, indent=1, default=float))
+    _AGAIN.update([folder] * p.rerun)
     return Run(folder)
 
 
@@ -387,7 +389,7 @@ def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
 
 def _row(run: Run) -> dict[str, Any]:
     p = run.record["parameters"]
-    phantom = p["data"].startswith(PHANTOM)
+    phantom = "phantom_images" in p
     defaults = TrainParameters(data=PHANTOM if phantom else "files").resolved()
     usual = dict(defaults) | {"data": p["data"], "seed": p["seed"]}
     told = [f"{name} {value}" for name, value in p.items() if name in usual and value != usual[name]]

@@ -102,7 +102,8 @@ def check_test_split(p: ProbeParameters, data: Dataset) -> None:
     Raises
     ------
     InputError
-        For a test split of one class, and for a border that covers no pixel of an image as networks or probes see it.
+        For a test split of one class, a conflict split of other images (`has_conflict_set`), and a border that covers
+        no pixel of an image as networks or probes see it.
     """
     labels = data.table["label"].iloc[data.rows("test")]
     if labels.nunique() < 2:
@@ -110,6 +111,7 @@ def check_test_split(p: ProbeParameters, data: Dataset) -> None:
         has = f"{len(labels)} images, all {' '.join(seen) or 'unreadable'}"
         why = "the tests compare the classes, so it needs images of both."
         raise InputError(f"The test split of {data.name} has {has}; {why}")
+    has_conflict_set(data)
     size = min(data.view.size, p.probe().side)
     geometry.part_alone(np.zeros((1, size, size), np.uint8), "border", p.border, None, np.arange(1))
 
@@ -242,11 +244,13 @@ def figures_of_network(
 
 def _check_logits(given: np.ndarray, images: int) -> None:
     """Refuse what is no logit an image: a verdict of it would look like one."""
-    needed = "the tests need one logit an image, shape (N,), higher for PNEUMONIA"
+    needed = "the tests need one logit an image, shape (N,), below 0 for NORMAL and above for PNEUMONIA"
     if np.shape(given) != (images,):
         raise InputError(f"The classifier gave an array of shape {np.shape(given)} for {images} images; {needed}.")
     if not np.isfinite(given).all():
         raise InputError(f"The classifier gave {np.sum(~np.isfinite(given))} values that are no numbers; {needed}.")
+    if given.min() >= 0 and given.max() <= 1 and np.ptp(given) > 0.5:  # less is seen of a network hardly trained
+        raise InputError(f"The classifier gave values from 0 to 1, as probabilities are; {needed}.")
 
 
 def _harmful_elsewhere(score: Score, p: ProbeParameters, data: Dataset) -> Estimate:
@@ -257,7 +261,6 @@ def _harmful_elsewhere(score: Score, p: ProbeParameters, data: Dataset) -> Estim
     """
     test, conflicting = data.rows("test"), data.rows(CONFLICTING)
     labels, patients = (data.table[name].to_numpy()[test] for name in ("label", "patient"))
-    assert (patients == data.table["patient"].to_numpy()[conflicting]).all(), "twins stand in the same order"
     pairs = donor_pairs(labels, patients, p.donors, p.seed).query("not cross")
     taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
     tables = []
@@ -313,8 +316,17 @@ def has_conflict_set(data: Dataset) -> bool:
     ----------
     data
         The images.
+
+    Raises
+    ------
+    InputError
+        Where it is not of the test images: another AUC might then be owed to other images.
     """
-    return len(data.rows(CONFLICTING)) > 0
+    test, conflicting = (data.table.iloc[data.rows(split)][["patient", "label"]] for split in ("test", CONFLICTING))
+    if len(conflicting) and not np.array_equal(test, conflicting):
+        needed = "the test images again, artifacts on the wrong class: the same patients and labels, path by path"
+        raise InputError(f"The split {CONFLICTING} of {data.name} is to hold {needed}; other images belong in test.")
+    return len(conflicting) > 0
 
 
 def auc_of(probe: Run, seed: int = 0) -> Estimate:

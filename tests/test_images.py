@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from cnn_xray import InputError, images
 from cnn_xray.geometry import View
@@ -53,6 +53,15 @@ def test_a_large_jpeg_is_decoded_small_and_keeps_its_size(tmp_path):
     assert found.shape[0] in (256, 512)
 
 
+def test_a_turned_image_is_shown_upright(tmp_path):
+    turned = Image.fromarray(RAMP[:48].T)  # as a camera held sideways saves it
+    turned.getexif()[ExifTags.Base.Orientation] = 8
+    turned.save(tmp_path / "one.png", exif=turned.getexif())
+    found, size = images.decode(tmp_path / "one.png", 48)
+    assert size == (64, 48) and found.shape == (48, 64)
+    near(found, RAMP[:48])
+
+
 def bad_files(folder):
     Image.fromarray(RAMP).save(folder / "good.png")
     Image.fromarray(RAMP).save(folder / "good.jpeg")
@@ -63,6 +72,7 @@ def bad_files(folder):
     Image.new("L", (20_000, 20_000)).save(folder / "huge.png")
     Image.fromarray(RAMP.astype(np.float32)).save(folder / "floating.tiff")
     Image.fromarray(RAMP.astype(np.uint16) * 16).save(folder / "12-bit.png")
+    Image.fromarray(RAMP.astype(np.uint16)).save(folder / "8-in-16-bit.png")
     (folder / "folder.png").mkdir()
     return {
         "zero.jpeg": "empty",
@@ -72,6 +82,7 @@ def bad_files(folder):
         "huge.png": "more than 80 megapixels",
         "floating.tiff": "floating-point",
         "12-bit.png": "of 65,535: scale them to the full range",
+        "8-in-16-bit.png": "of 65,535: scale them to the full range",
         "missing.png": "no such file",
         "folder.png": "is a directory",
     }

@@ -142,12 +142,25 @@ def test_the_readmes_example_judges_a_network_from_elsewhere(tiny, capsys):
     [
         (lambda images: images.mean(axis=(1, 2))[:, None], r"an array of shape \(40, 1\) for 40 images"),
         (lambda images: np.full(len(images), np.nan), "40 values that are no numbers"),
+        (lambda images: np.arange(len(images)) / len(images), "values from 0 to 1, as probabilities are"),
     ],
 )
 def test_what_is_no_logit_an_image_is_refused(tiny, classifier, said):
     p, data = tiny
     with pytest.raises(InputError, match=f"The classifier gave {said}"):
         verdict.figures_of_network(classifier, p, data, "border")
+
+
+def test_a_conflict_split_of_other_images_is_refused_before_anything_is_trained(tiny):
+    p, data = tiny
+    table = data.table.copy()
+    assert verdict.has_conflict_set(data)
+    first = data.rows("conflict")[0]
+    for change in ({"patient": "somebody else"}, {"split": "neutral"}):
+        (name, value), *_ = change.items()
+        other = replace(data, table=table.assign(**{name: table[name].where(table.index != first, value)}))
+        with pytest.raises(InputError, match="is to hold the test images again"):
+            verdict.check_test_split(p, other)
 
 
 def test_harm_is_asked_of_the_planted_conflict_set_and_else_of_one_made_by_swapping(tiny):

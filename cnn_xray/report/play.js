@@ -68,7 +68,7 @@ const play = {
         if (cell) cell = [Math.min(cell[0], rows - 1), Math.min(cell[1], columns - 1)];
         arm.maps[image].forEach((one, i) => {
           pen.fillStyle = one < 0 ? "#2166ac" : "#b2182b";
-          pen.globalAlpha = 0.8 * Math.min(1, Math.abs(one) / 100) ** 1.2;
+          pen.globalAlpha = 0.8 * Math.min(1, Math.abs(one) / told.full) ** 1.2;
           pen.fillRect(left + (i % columns) * wide, top + Math.floor(i / columns) * high, wide, high);
         });
         const [x0, y0, x1, y1] = arm.seen[image].map((edge) => edge * SIDE);
@@ -101,7 +101,7 @@ const play = {
       move(Math.min(rows - 1, Math.max(0, row + step[0])), Math.min(columns - 1, Math.max(0, column + step[1])));
     });
     const chosen = outcomes.length > 1 ? [choice] : [], many = thumbs.length > 1 ? [make("div", { className: "thumbs" }, ...thumbs)] : [];
-    const legend = make("p", { className: "legend", textContent: `Red speaks for PNEUMONIA, blue for NORMAL; full colour from ±${(100 * told.unit).toPrecision(2)} logits a cell.` });
+    const legend = make("p", { className: "legend", textContent: `Red speaks for PNEUMONIA, blue for NORMAL; full colour from ±${(told.full * told.unit).toPrecision(2)} logits a cell.` });
     box.replaceChildren(make("div", {}, canvas, slider, names), make("div", {}, ...chosen, ...many, said, legend));
     box.classList.add("live");
     Promise.all(pictures.map((picture) => picture.decode())).then(draw);

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from pandas.api.types import is_bool
 from pandas.io.formats.style import Styler
 from PIL import Image
+from scipy.special import expit
 
 from cnn_xray.statistics import Estimate
 
@@ -144,19 +145,21 @@ def browse(
     fallback, **where
         As for `play`.
     """
-    limit = max(float(np.quantile(np.abs(arm["evidence"].maps), 0.995)) for arm in arms.values()) or 1.0
+    heat = [np.abs(arm["evidence"].maps) for arm in arms.values()]
+    unit = max(float(one.max()) for one in heat) / 127 or 1.0
+    full = max(float(np.quantile(one, 0.995)) for one in heat) / unit or 1.0  # from there on the colour is full
     whole, told = [(0.0, 0.0, 1.0, 1.0)] * len(images), []
     for name, arm in arms.items():
         maps, logits = arm["evidence"].maps, arm["evidence"].logits
-        cells = np.clip(100 * maps / limit, -127, 127).round().astype("int8")
+        cells = (maps / unit).round().astype("int8")
         part = {key: np.round(arm.get(key, whole), 4).tolist() for key in ("windows", "seen")}
         outcomes = [OUTCOMES[bool(one), bool(z >= 0)] for one, z in zip(ill, logits, strict=True)]
-        said = [f"probability {1 / (1 + np.exp(-z)):.2f}, {one}" for z, one in zip(logits, outcomes, strict=True)]
+        said = [f"probability {z:.2f}, {one}" for z, one in zip(expit(logits), outcomes, strict=True)]
         maps = [base64.b64encode(one.tobytes()).decode() for one in cells]
         told.append({"name": name, "size": cells.shape[1:], "maps": maps, "outcomes": outcomes, "said": said, **part})
     shown = [base64.b64encode(_encoded(Image.fromarray(one), "jpeg")).decode() for one in images]
     titles = [f"Image {i + 1}, {'PNEUMONIA' if one else 'NORMAL'}" for i, one in enumerate(ill)]
-    play("maps", fallback, **where, images=shown, titles=titles, arms=told, unit=limit / 100)
+    play("maps", fallback, **where, images=shown, titles=titles, arms=told, unit=unit, full=full)
 
 
 def turn(draw: Callable[..., Figure], alt: str, **choices: Sequence[Any]) -> None:
