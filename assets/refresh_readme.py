@@ -100,7 +100,8 @@ def results() -> str:
         row(kermany, "test_accuracy", "real images (624 for testing) | accuracy at 0.5"),
         "",
         "Training that leans less on the border, on the real images (`06_reduce`); R is the share of the way from "
-        "normal to pneumonia that the score moves when that region is another patient's:",
+        "normal to pneumonia that the score moves when that region is another patient's. These are the sweep's "
+        "networks, most of them trained on a GPU, and not those of the first table's `recipe plain`:",
         "",
         *reduced(),
         "",

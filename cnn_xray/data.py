@@ -108,7 +108,7 @@ def _from_folder(folder: Path, needed: Sequence[str]) -> Manifest:
     table = pd.DataFrame(rows, columns=["path", "label", "split"])
     patients = table["path"].str.extract(PATIENT, expand=False)
     ours = patients.str.startswith("person", na=False).any()  # other collections have an IM-0001-0001 as well
-    patients = patients.where(ours)
+    patients = patients if ours else patients.where(patients.isna())
     table["patient"] = patients.fillna(table["path"])
     notes = [SOURCE] if ours else []
     if patients.isna().any():

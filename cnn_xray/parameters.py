@@ -601,7 +601,7 @@ class CroppingParameters(ProbeParameters):
         return [self.artifact_location, "inside"] if twin else [self.artifact_location]
 
 
-class ReduceParameters(TrainParameters):
+class ReduceParameters(ProbeParameters):
     """06_reduce."""
 
     shown: ClassVar = "data study baseline arm margin seed runs".split()
@@ -613,8 +613,8 @@ class ReduceParameters(TrainParameters):
 
     @property
     def networks(self) -> int:
-        """How many networks the notebook asks for, at most: the two of its picture, and four probes for the verdict."""
-        return 6
+        """How many networks the notebook asks for, at most: the two of its picture, and probes for the verdict."""
+        return 2 + 2 * self.probe_repeats
 
     @property
     def proposed(self) -> str:

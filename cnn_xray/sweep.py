@@ -182,7 +182,7 @@ def _relied(run: Run, p: TrainParameters, data: Dataset, split: str) -> dict[str
     return {f"{split}_{name}": value for name, value in told.items()}
 
 
-def studied(folder: Path, data: str, *arms: str) -> pd.DataFrame:
+def studied(folder: Path, data: str, *arms: str, images: str = "") -> pd.DataFrame:
     """The finished runs of all sweeps in a folder on data of one name, with the column ``sweep``: its file's name.
 
     The figures to be told of each sweep stand besides, as of `shown_split`.
@@ -196,6 +196,8 @@ def studied(folder: Path, data: str, *arms: str) -> pd.DataFrame:
     *arms
         To be compared: a sweep that has some of them, not all, is left out. Where an artifact is planted, an arm's name
         comes after the artifact's: ``border, plain``.
+    images
+        `Dataset.test_fingerprint`: runs that were scored on others are left out, whatever the name.
 
     Raises
     ------
@@ -204,7 +206,10 @@ def studied(folder: Path, data: str, *arms: str) -> pd.DataFrame:
     """
     tables = [_table(file).copy().assign(sweep=file.stem) for file in sorted(folder.glob("*.csv"))]
     every = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["data", "status"])
-    found = every[(every["data"] == data) & (every["status"] == "done")].dropna(axis=1, how="all")
+    found = every[(every["data"] == data) & (every["status"] == "done")]
+    if images and "test_images" in found:
+        found = found[found["test_images"].isna() | (found["test_images"] == images)]
+    found = found.dropna(axis=1, how="all")
     if found.empty:
         which = f"{folder} has no finished sweep of {data}"
         raise InputError(f"{which}; run cnn-xray sweep with one of its YAML files{' and -p data' * (data != PHANTOM)}.")

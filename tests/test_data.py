@@ -14,6 +14,7 @@ from cnn_xray.data import (
     FITTING,
     _phantom_spec,
     load_dataset,
+    name_of,
     patients_in_two_splits,
     plant,
     read_manifest,
@@ -66,7 +67,8 @@ def test_kaggle_layout(folder):
 
 
 def test_the_zip_that_nests_the_folder_once_more(folder):
-    assert read_manifest(folder.parent).root == folder
+    found = read_manifest(folder.parent)
+    assert found.root == folder and found.name == name_of(folder.parent) != "chest_xray"  # in reports as well
 
 
 def test_patients_come_from_the_file_names_with_counters_kept_apart(folder):
@@ -84,6 +86,14 @@ def test_patients_come_from_the_file_names_with_counters_kept_apart(folder):
         "NORMAL2-IM-0115-0001": "NORMAL2-IM-0115",
         "IM-0115": "train/NORMAL/IM-0115.png",  # says nothing of an image's number, so nothing of a patient
     }
+
+
+def test_names_of_another_collection_are_not_taken_for_this_one(folder):
+    for file in [*folder.glob("*/*/person*"), *folder.glob("*/*/NORMAL2*")]:
+        file.rename(file.with_name(f"IM-{len(file.name):04d}-0007{file.suffix}"))  # as a viewer exports a series
+    found = read_manifest(folder)
+    assert (found.table["patient"] == found.table["path"]).all()
+    assert len(found.notes) == 1 and "carry no patient" in found.notes[0]
 
 
 def test_names_without_a_patient_are_said(folder):
@@ -349,6 +359,13 @@ def test_test_images_have_no_part_in_how_training_images_are_seen(images):
 
 def test_original_sizes_come_from_the_files_when_nothing_else_is_known(images):
     assert load(images).table["original_width"].tolist() == [40] * 24
+
+
+def test_what_is_read_does_not_decide_who_knows_its_size(images):
+    table = pd.read_csv(images / "manifest.csv")
+    sizes = np.where(table["split"] == "test", 40, np.nan)
+    table.assign(original_width=sizes, original_height=sizes).to_csv(images / "manifest.csv", index=False)
+    assert load(images).fingerprint == load(images, splits=FITTING).fingerprint
 
 
 def test_partly_known_sizes_stay_unknown_and_are_said(images):

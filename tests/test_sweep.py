@@ -255,6 +255,9 @@ def test_a_study_is_the_finished_runs_of_all_tables_on_these_data(tmp_path):
     np.testing.assert_array_equal(module.logits_of(found["val_logits"].iloc[-1]), [-1.5, 2.0])
     with pytest.raises(InputError, match="has no finished sweep of others; run cnn-xray sweep .* and -p data"):
         module.studied(tmp_path, "others")
+    scored = pd.DataFrame(rows).assign(arm=["e", "f", "g"], status="done", test_images=["ours", "others'", "ours"])
+    scored.to_csv(tmp_path / "scored.csv", index=False)
+    assert module.studied(tmp_path, "images", images="ours")["arm"].tolist() == ["d", "e", "a"]  # not known, ours, ...
 
 
 def test_a_study_compares_arms_where_both_are(tmp_path):
