@@ -151,21 +151,21 @@ def feed_training(
     inputs, targets = images[..., None], labels[:, None].astype(np.float32)
     of_normal, of_pneumonia = class_weights
 
-    def batch(take: Any, told: dict[str, Any], inputs: Any, targets: Any) -> tuple[Any, Any, Any]:
-        rows = told.pop("rows")
-        inputs, targets = change(take, inputs, rows, **told) if change else take(inputs, rows), take(targets, rows)
+    def batch(take: Any, step: dict[str, Any], inputs: Any, targets: Any) -> tuple[Any, Any, Any]:
+        rows = step.pop("rows")
+        inputs, targets = change(take, inputs, rows, **step) if change else take(inputs, rows), take(targets, rows)
         return inputs, targets, of_normal + (of_pneumonia - of_normal) * targets[:, 0]
 
     steps = {name: one.reshape(-1, *one.shape[2:]) for name, one in {"rows": order, **(plan or {})}.items()}
     if not is_tensorflow():
         every = ({name: one[i] for name, one in steps.items()} for i in range(len(steps["rows"])))
-        made = (batch(lambda array, rows: array[rows], told, inputs, targets) for told in every)
+        made = (batch(lambda array, rows: array[rows], step, inputs, targets) for step in every)
         return {"x": made, "steps_per_epoch": order.shape[1]}
     import tensorflow as tf
 
     all_inputs, all_targets = tf.constant(inputs), tf.constant(targets)
     data = tf.data.Dataset.from_tensor_slices(steps)
-    data = data.map(lambda told: batch(tf.gather, dict(told), all_inputs, all_targets))
+    data = data.map(lambda step: batch(tf.gather, dict(step), all_inputs, all_targets))
     return {"x": _untuned(data), "steps_per_epoch": order.shape[1], "shuffle": False}  # it is in order already
 
 

@@ -380,8 +380,8 @@ def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Datase
         if paths.notna().any():
             mask = images.load(source.root, paths, view, cache, originals, match_sizes=stack.sizes)
             if name == "lung" and 0 < (highest := mask.pixels.max()) <= 127:
-                told = f"The lung masks of {source.name} have no pixel above 127, which is what counts as lung"
-                raise InputError(f"{told}; their highest value is {highest}. Save them as 0 and 255.")
+                dark = f"The lung masks of {source.name} have no pixel above 127, which is what counts as lung"
+                raise InputError(f"{dark}; their highest value is {highest}. Save them as 0 and 255.")
             bad |= {paths[row]: reason for row, reason in mask.problems.items()}
             table.loc[list(mask.problems), f"has_{name}"] = False
             seen[f"{name}s"] = mask.pixels > 127
@@ -508,7 +508,7 @@ def _with_artifact(data: Dataset, frames: Dataset, p: DataParameters, rho: float
 
 
 def _cut_to_lungs(data: Dataset, frames: Dataset) -> Dataset:
-    """The box about each image's lungs, made square; without a mask, the mean of the boxes of images for fitting."""
+    """The box about each image's lungs, squashed to a square; without a mask, the mean of the boxes of images for fitting."""
     if frames.lungs is None:
         raise InputError("crop_to is 'lungs', which needs lung masks, and these data have none.")
     boxes = np.array([geometry.box_about(lung, geometry.LUNG_MARGIN) for lung in frames.lungs])

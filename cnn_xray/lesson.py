@@ -339,8 +339,8 @@ def null_probes(lesson: Lesson) -> tuple[list[Comparison], float]:
     lesson
         Whose probes are asked.
     """
-    told = [one.run.on("test") for one in (lesson.network("border probe"), *lesson.nulls())]
-    found = [metrics.auc_with_interval(one["label"], one["probability"], one["patient"]) for one in told]
+    probes = [one.run.on("test") for one in (lesson.network("border probe"), *lesson.nulls())]
+    found = [metrics.auc_with_interval(one["label"], one["probability"], one["patient"]) for one in probes]
     far = [abs(one.value - 0.5) for one in found]
     return found[1:], float(np.mean([one >= far[0] for one in far]))
 
@@ -405,7 +405,7 @@ COMPUTED: dict[int, tuple[Callable[[Lesson], Any], Callable[..., bool]]] = {  # 
     ),
 }
 TEXTS = yaml.safe_load(Path(__file__).with_name("exercises.yaml").read_text(encoding="utf-8"))
-EXERCISES = {number: Exercise(*COMPUTED[number], **told) for number, told in TEXTS.items()}
+EXERCISES = {number: Exercise(*COMPUTED[number], **texts) for number, texts in TEXTS.items()}
 
 
 # ---- the student's version

@@ -216,8 +216,8 @@ def _gained(y: NDArray, first: NDArray, second: NDArray, names: NDArray, seed: i
     model = make_pipeline(StandardScaler(), LogisticRegression())
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     asked = {"y": y, "groups": names, "cv": folds, "method": "predict_proba"}
-    told = [cross_val_predict(model, x, **asked) for x in (first[:, None], np.c_[first, second])]
-    right = np.log(np.maximum(np.stack(told)[:, np.arange(len(y)), y.astype(int)], _EPS))
+    predicted = [cross_val_predict(model, x, **asked) for x in (first[:, None], np.c_[first, second])]
+    right = np.log(np.maximum(np.stack(predicted)[:, np.arange(len(y)), y.astype(int)], _EPS))
     return right[1] - right[0]
 
 
@@ -404,8 +404,8 @@ def metrics_at_thresholds(images: pd.DataFrame, chosen: dict[str, float]) -> pd.
     DataFrame
         Index ``threshold at``; column threshold and those of `classification_metrics`.
     """
-    told = (images["label"], images["probability"])
-    rows = [{"threshold": threshold, **classification_metrics(*told, threshold)} for threshold in chosen.values()]
+    judged = (images["label"], images["probability"])
+    rows = [{"threshold": threshold, **classification_metrics(*judged, threshold)} for threshold in chosen.values()]
     return pd.DataFrame(rows, index=pd.Index(chosen, name="threshold at"))
 
 

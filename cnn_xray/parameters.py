@@ -117,12 +117,12 @@ def from_yaml(text: str) -> dict[str, Any]:
         For what is no YAML, or no mapping by name.
     """
     try:
-        told = yaml.load(text, _Loader) or {}
+        values = yaml.load(text, _Loader) or {}
     except yaml.YAMLError as problem:
         raise InputError(f"this is no YAML: {' '.join(str(problem).split())}") from problem
-    if not isinstance(told, dict) or not all(isinstance(name, str) for name in told):
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise InputError("names and values are needed, as in crop: 0.1")
-    return told
+    return values
 
 
 class _Loader(yaml.SafeLoader):

@@ -186,8 +186,8 @@ def run_id(p: TrainParameters, data: Dataset) -> str:
     data
         What it is trained and tested on.
     """
-    told = {name: value for name, value in identity(p).items() if value != _off(name)}
-    what = json.dumps([TRAINING, told, data.fingerprint], sort_keys=True)
+    counted = {name: value for name, value in identity(p).items() if value != _off(name)}
+    what = json.dumps([TRAINING, counted, data.fingerprint], sort_keys=True)
     mark = hashlib.blake2b(what.encode(), digest_size=4).hexdigest()
     named = [data.name] if p.data != PHANTOM else []
     named += [f"{p.artifact_location.replace(' ', '_')}-rho{p.rho:g}"] if p.rho is not None else []
@@ -231,26 +231,28 @@ def _train(p: TrainParameters, data: Dataset, folder: Path) -> dict[str, Any]:
     model = network.build(p, policy, for_training=True)
     lungs = None if data.lungs is None else data.lungs[train]
     fitted, judged = ((data.pixels[rows], labels[rows]) for rows in (train, validation))
-    told = {"labels": labels[train], "patients": data.table["patient"].to_numpy()[train], "lungs": lungs}
+    of_training = {"labels": labels[train], "patients": data.table["patient"].to_numpy()[train], "lungs": lungs}
     sizes = data.table[ORIGINAL].astype(float).to_numpy()[train]
     strata = training.propensity_strata(labels[train], fitted[0], sizes) if p.balance == "propensity" else None
     early = p.model_copy(update={"swap": "none"}) if p.swap_layers == "last" else p
-    history = training.fit(model, early, fitted, judged, partial(swaps.planned, p=early, **told), strata)
+    history = training.fit(model, early, fitted, judged, partial(swaps.planned, p=early, **of_training), strata)
     model = network.in_float32(model, p)
     if p.swap_layers == "last":
         every = p.model_copy(update={"swap_share": 1.0})
-        training.refit_last_layer(model, p, fitted, told["patients"], partial(swaps.planned, p=every, **told))
+        training.refit_last_layer(
+            model, p, fitted, of_training["patients"], partial(swaps.planned, p=every, **of_training)
+        )
     seconds = time.perf_counter() - begun
     model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)
-    told = {
+    figures = {
         "network_parameters": int(model.count_params()),
         "epochs_trained": len(history),
         "best_epoch": int(history.loc[history["best"], "epoch"].iloc[0]),
         "train_seconds": seconds,
         "train_images_per_second": len(train) * len(history) / seconds,
     }
-    return {"training": told, "trained_by": trained_by}
+    return {"training": figures, "trained_by": trained_by}
 
 
 def _measured(p: TrainParameters, data: Dataset, run: Run, trained: dict[str, float]) -> dict[str, Any]:
@@ -374,10 +376,10 @@ def tidy(folder: Path, sweeps: Sequence[Path] = ()) -> pd.DataFrame:
             lost = {"arm", "run", "seed", "status"} - {*table}
             if lost:
                 raise ValueError(f"it lacks {', '.join(sorted(lost))}")
-            told = {row["run"]: row for row in table.dropna(axis=1, how="all").to_dict("records")}
+            of_sweep = {row["run"]: row for row in table.dropna(axis=1, how="all").to_dict("records")}
         except (OSError, ValueError) as problem:
             raise InputError(f"{file} cannot be read as a sweep's table: {problem}") from problem
-        rows |= {run: {**rows.get(run, {"role": "main"}), **row} for run, row in told.items()}
+        rows |= {run: {**rows.get(run, {"role": "main"}), **row} for run, row in of_sweep.items()}
     if not rows:
         raise InputError(f"There is no finished run in {', '.join(map(str, [folder, *sweeps]))}.")
     table = pd.DataFrame(rows.values())
@@ -392,11 +394,11 @@ def _row(run: Run) -> dict[str, Any]:
     phantom = "phantom_images" in p
     defaults = TrainParameters(data=PHANTOM if phantom else "files").resolved()
     usual = dict(defaults) | {"data": p["data"], "seed": p["seed"]}
-    told = [f"{name} {value}" for name, value in p.items() if name in usual and value != usual[name]]
+    changed = [f"{name} {value}" for name, value in p.items() if name in usual and value != usual[name]]
     planted = not phantom and p.get("artifact_rho") is not None
     role = "null probe" if p["labels"] != "true" else "probe" if p["keep"] != "all" else "stress" if planted else "main"
     done = {"status": "done", "seconds": run.metrics["train_seconds"]}
-    return {"run": run.id, "arm": ", ".join(told) or "defaults", "role": role, **done, **p, **run.metrics}
+    return {"run": run.id, "arm": ", ".join(changed) or "defaults", "role": role, **done, **p, **run.metrics}
 
 
 def difference(table: pd.DataFrame, first: str, second: str) -> tuple[list[str], pd.DataFrame]:
@@ -437,10 +439,10 @@ def difference(table: pd.DataFrame, first: str, second: str) -> tuple[list[str],
     given = [name for name in arms[0] if name in TrainParameters.model_fields]
     usual = {name: value for name, value in TrainParameters(data="files") if name in given and value is not None}
     one, other = (arm.loc[seeds].astype(dict.fromkeys(given, object)).fillna(usual) for arm in arms)
-    told = [f"{name}: {one[name].iloc[0]} → {other[name].iloc[0]}" for name in given]
+    values = {name: (str(one[name].iloc[0]), str(other[name].iloc[0])) for name in given}
     metrics = table.select_dtypes("number").columns.difference([*given, "seed", "seconds"], sort=False)
     apart = (other[metrics] - one[metrics]).dropna(axis=1)
     means = pd.DataFrame({"first": one[apart.columns].mean(), "second": other[apart.columns].mean()})
     found = means.join(pd.DataFrame({name: vars(over_trainings(apart[name])) for name in apart}).T)
     found = found.rename(columns={"value": "difference", "n": "seeds"})
-    return [line for line in told if len(set(line.split(": ", 1)[1].split(" → "))) > 1], found
+    return [f"{name}: {before} → {after}" for name, (before, after) in values.items() if before != after], found

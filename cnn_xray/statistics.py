@@ -58,8 +58,8 @@ class Estimate:
 
     def __format__(self, spec: str) -> str:
         """Value and bounds, each formatted by ``spec`` (``.2f`` where it is empty)."""
-        told = (format(number, spec or ".2f") for number in (self.value, self.low, self.high))
-        value, low, high = (text.replace("-", "−") for text in told)
+        texts = (format(number, spec or ".2f") for number in (self.value, self.low, self.high))
+        value, low, high = (text.replace("-", "−") for text in texts)
         bounds = "no interval" if math.isnan(self.low) else f"{low}, {high}"
         return "undefined" if math.isnan(self.value) else f"{value} [{bounds}]"
 

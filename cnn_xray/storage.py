@@ -91,7 +91,7 @@ def atomic_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         aside.mkdir()
         yield aside
         try:
-            _swap(aside, path) if replace else aside.rename(path)
+            _exchange(aside, path) if replace else aside.rename(path)
         except OSError:
             if replace or not path.is_dir():  # else another process was faster
                 raise
@@ -145,7 +145,7 @@ def _remove(aside: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True) if aside.is_dir() else aside.unlink(missing_ok=True)
 
 
-def _swap(aside: Path, path: Path) -> None:
+def _exchange(aside: Path, path: Path) -> None:
     """Put ``aside`` in the place of ``path``; the old folder goes only after the new one is there."""
     old = _aside(path, "old")
     with suppress(FileNotFoundError):
@@ -155,7 +155,7 @@ def _swap(aside: Path, path: Path) -> None:
     except BaseException as problem:
         if isinstance(problem, OSError) and problem.errno == errno.ENOTEMPTY:  # another process put its own there
             _remove(old)
-            return _swap(aside, path)
+            return _exchange(aside, path)
         if old.exists():
             old.rename(path)
         raise

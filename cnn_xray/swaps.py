@@ -60,10 +60,10 @@ def planned(
         check_lungs(labels, lungs, "evidence_penalty is above 0")
         shown = np.asarray(lungs, np.uint8)[..., None] * 255
 
-        def with_lungs(take: Any, images: Any, rows: Any, **told: Any) -> Any:
+        def with_lungs(take: Any, images: Any, rows: Any, **step: Any) -> Any:
             from keras import ops
 
-            seen = change(take, images, rows, **told) if change else take(images, rows)
+            seen = change(take, images, rows, **step) if change else take(images, rows)
             return ops.concatenate([ops.cast(seen, "float32"), ops.cast(take(shown, rows), "float32")], axis=-1)
 
         return plan, with_lungs

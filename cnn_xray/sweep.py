@@ -172,14 +172,14 @@ def _relied(run: Run, p: TrainParameters, data: Dataset, split: str) -> dict[str
     grid = found.maps.shape[1:]
     lungs = None if data.lungs is None else geometry.area_mean(data.lungs[rows], grid)
     sign, border = cam.explained_sign(found.logits, p.explain), geometry.border_cells(p.border, grid)
-    told = dict(attention.attention_metrics(found.maps, sign, border, lungs)[list(PICTURE)].mean())
+    figures = dict(attention.attention_metrics(found.maps, sign, border, lungs)[list(PICTURE)].mean())
     for region in [one for one in (*REGIONS, *UNSEEN) if one.partition(", ")[0] in able]:
         swapped, relied = interventions.swap(run.score, p, data, region, DONORS, split)
-        told |= {f"R {region}": relied["R"].value}
-        told |= {f"AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
+        figures |= {f"R {region}": relied["R"].value}
+        figures |= {f"AUC lost {region}": interventions.swap_conflict(swapped, p.seed).value}
     apart = interventions.auc_of_parts(run.score, data, rows)
-    told |= {f"AUC, {part}": value for part, value in apart.items()}
-    return {f"{split}_{name}": value for name, value in told.items()}
+    figures |= {f"AUC, {part}": value for part, value in apart.items()}
+    return {f"{split}_{name}": value for name, value in figures.items()}
 
 
 def studied(folder: Path, data: str, *arms: str, images: str = "") -> pd.DataFrame:
@@ -238,10 +238,10 @@ def shown_split(runs: pd.DataFrame) -> pd.DataFrame:
         Of `studied`; figures that are told already are told anew.
     """
     split = "test" if runs.reindex(columns=["test_auc"]).notna().all(axis=None) else "val"
-    told = runs.filter(regex=f"^{split}_").rename(columns=lambda name: name.partition("_")[2])
-    told["images"] = "test" if split == "test" else "validation"
+    shown = runs.filter(regex=f"^{split}_").rename(columns=lambda name: name.partition("_")[2])
+    shown["images"] = "test" if split == "test" else "validation"
     before = ["images", *(name.partition("_")[2] for name in map(str, runs) if name.startswith(("test_", "val_")))]
-    return pd.concat([runs.drop(columns=before, errors="ignore"), told], axis=1)
+    return pd.concat([runs.drop(columns=before, errors="ignore"), shown], axis=1)
 
 
 def logits_of(packed: str) -> np.ndarray:
@@ -294,7 +294,7 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
     on_these = done.reindex(columns=[*expected[0]][1:]).eq(pd.DataFrame(expected).set_index("run")).all(axis=1)
     finished = (done["status"] == "done") & on_these
     every = zip(planned, expected, known, finished, strict=True)
-    todo = [(replace(one, validated=bool(seen)), told) for one, told, seen, ended in every if not ended]
+    todo = [(replace(one, validated=bool(seen)), wanted) for one, wanted, seen, ended in every if not ended]
     print(f"{len(planned)} runs: {len(planned) - len(todo)} done, {len(todo)} waiting", flush=True)
     begun, failed = time.perf_counter(), 0
     for count, row in enumerate(_rows(todo, jobs, scheduler), 1):
@@ -302,8 +302,10 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
             handle.write(_with_row(_table(table), row, [*done.index]).to_csv(index=False, float_format="%.6g").encode())
         failed += row["status"] == "failed"
         left = (time.perf_counter() - begun) / count * (len(todo) - count) / 60
-        told = row["status"] if row["status"] == "done" else f"{row['status']}: {row['error']}"
-        print(f"[{count}/{len(todo)}] {row['arm']}, seed {row['seed']}: {told}; about {left:.0f} min left", flush=True)
+        outcome = row["status"] if row["status"] == "done" else f"{row['status']}: {row['error']}"
+        print(
+            f"[{count}/{len(todo)}] {row['arm']}, seed {row['seed']}: {outcome}; about {left:.0f} min left", flush=True
+        )
     if failed:
         raise InputError(f"{failed} of {len(todo)} runs failed; {table} says why. The same command tries them again.")
     return table
@@ -354,14 +356,14 @@ def _expected(planned: list[Planned]) -> list[dict[str, str]]:
         p = swaps.suited(p, *fitting)
         if p.swap == "outside_lungs":
             swaps.check_lungs(*fitting)
-        told = {"run": run_id(p, view), "data": _name(p, view)}
+        wanted = {"run": run_id(p, view), "data": _name(p, view)}
         if one.open_test:  # their files, whatever is planted or shown of them
             bare = {"keep": "all", "crop_to": "frame"} | ({"artifact_rho": None} if p.data != PHANTOM else {})
-            told["test_images"] = seen(p.model_copy(update=bare), TEST_SPLITS).test_fingerprint
+            wanted["test_images"] = seen(p.model_copy(update=bare), TEST_SPLITS).test_fingerprint
         if one.external:
-            told["external_images"] = seen(one.elsewhere(), ("test",)).test_fingerprint
-        expected.append(told)
-        other = arms.setdefault(told["run"], one.arm)
+            wanted["external_images"] = seen(one.elsewhere(), ("test",)).test_fingerprint
+        expected.append(wanted)
+        other = arms.setdefault(wanted["run"], one.arm)
         if other != one.arm:
             raise InputError(
                 f"The arms {other!r} and {one.arm!r} are one and the same run: they differ in nothing that counts."

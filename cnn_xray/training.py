@@ -106,8 +106,8 @@ def _consistent(keras: Any, p: TrainParameters) -> Any:
     def loss(labels: Any, logits: Any) -> Any:
         plain, swapped = ops.split(logits[:, 0], 2)
         apart = p.consistency * ops.square(plain - swapped)
-        told = entropy(labels, logits, from_logits=True, label_smoothing=p.label_smoothing)
-        return told + ops.concatenate([apart, apart])
+        entropies = entropy(labels, logits, from_logits=True, label_smoothing=p.label_smoothing)
+        return entropies + ops.concatenate([apart, apart])
 
     return loss
 
@@ -140,8 +140,8 @@ def refit_last_layer(
     features = keras.Model(model.input, model.get_layer("gap").output)
     seen = [features.predict(**backend.feed(images), verbose=0)]
     for step, some in enumerate(rows[0]):
-        told = {name: one[0, step] for name, one in plan.items()}
-        swapped = change(lambda array, which: keras.ops.take(array, which, axis=0), images[..., None], some, **told)
+        of_step = {name: one[0, step] for name, one in plan.items()}
+        swapped = change(lambda array, which: keras.ops.take(array, which, axis=0), images[..., None], some, **of_step)
         seen.append(features.predict_on_batch(swapped))
     every = np.concatenate([np.arange(len(labels)), rows.ravel()])
     x, y, groups = np.concatenate(seen), labels[every], patients[every]
@@ -220,9 +220,9 @@ def _judge(model: Any, validation: tuple[np.ndarray, np.ndarray], p: TrainParame
         times.append(time.perf_counter())
         logs["seconds"] = times[-1] - times[-2]
         left = (times[-1] - times[0]) / (epoch + 1) * (p.epochs - epoch - 1)
-        told = [f"epoch {epoch + 1:2d}/{p.epochs}"]
-        told += [f"{name} {logs[name]:.4f}" for name in ("loss", "val_loss", "val_auc")]
-        print("  ".join([*told, f"{logs['seconds']:.1f} s, at most {left:.0f} s left"]), flush=True)
+        parts = [f"epoch {epoch + 1:2d}/{p.epochs}"]
+        parts += [f"{name} {logs[name]:.4f}" for name in ("loss", "val_loss", "val_auc")]
+        print("  ".join([*parts, f"{logs['seconds']:.1f} s, at most {left:.0f} s left"]), flush=True)
 
     return backend.start().callbacks.LambdaCallback(on_epoch_end=judged)
 

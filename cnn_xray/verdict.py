@@ -187,10 +187,10 @@ def added(
     splits
         The images asked.
     """
-    told = [one.predictions[one.predictions["split"].isin(splits)] for one in (*probes, *(known or ()))]
-    logits = np.stack([one["logit"] for one in told])
+    asked = [one.predictions[one.predictions["split"].isin(splits)] for one in (*probes, *(known or ()))]
+    logits = np.stack([one["logit"] for one in asked])
     new, old = logits[: len(probes)], logits[len(probes) :] if known else None
-    first = told[0]
+    first = asked[0]
     return information_added(first["label"], old, new, first["patient"], first["split"], seed)
 
 
@@ -287,15 +287,15 @@ def helped(score: Score, without: Score, p: ProbeParameters, data: Dataset) -> E
         The images, as the first network sees them.
     """
     if has_conflict_set(data):
-        told, images = data.table.iloc[data.rows(CONFLICTING)], data.pixels[data.rows(CONFLICTING)]
+        table, images = data.table.iloc[data.rows(CONFLICTING)], data.pixels[data.rows(CONFLICTING)]
     else:
         region, rows = "border" if data.lungs is None else "outside the lungs", data.rows("test")
         labels, patients = (data.table[name].to_numpy()[rows] for name in ("label", "patient"))
         pairs = donor_pairs(labels, patients, p.donors, p.seed).query("cross")
         pairs = interventions.pairs_with(region, data, rows, pairs, p.border)
         taker, giver = (rows[pairs[name]] for name in ("recipient", "donor"))
-        told, images = data.table.iloc[taker], interventions.composites(data, taker, giver, region, p.border)
-    return auc_difference(told.assign(logit=without(images)), told.assign(logit=score(images)), p.seed)
+        table, images = data.table.iloc[taker], interventions.composites(data, taker, giver, region, p.border)
+    return auc_difference(table.assign(logit=without(images)), table.assign(logit=score(images)), p.seed)
 
 
 def figures_of_recipe(networks: Sequence[dict[str, Estimate]]) -> dict[str, Estimate]:

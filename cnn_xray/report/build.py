@@ -99,9 +99,9 @@ class Chapter:
     @property
     def minutes(self) -> int:
         """How long its text takes to read, at 200 words a minute."""
-        told = [cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"]
-        told += [output.data["text/markdown"] for output in self._outputs if "text/markdown" in output.get("data", {})]
-        return -(-len(" ".join(told).split()) // 200)
+        texts = [cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"]
+        texts += [output.data["text/markdown"] for output in self._outputs if "text/markdown" in output.get("data", {})]
+        return -(-len(" ".join(texts).split()) // 200)
 
     @property
     def thumbnail(self) -> str:
@@ -117,14 +117,14 @@ class Chapter:
     @property
     def pictures(self) -> list[dict[str, str]]:
         """Figures and things to play with that the index shows as well: their role and alt text, and data or HTML."""
-        every = [(kind, told, one) for one in self._outputs for kind, told in one.get("metadata", {}).items()]
-        return [told | {"kind": kind, "data": one.data[kind]} for kind, told, one in every if told.get("role")]
+        every = [(kind, about, one) for one in self._outputs for kind, about in one.get("metadata", {}).items()]
+        return [about | {"kind": kind, "data": one.data[kind]} for kind, about, one in every if about.get("role")]
 
     @property
     def runs(self) -> list[Path]:
         """Folders of the run records it used (`words.uses_runs`)."""
         folder = resolve(self.plan.parameters.runs)
-        return [folder / run for told in self._published(RUNS) for run in told["runs"]]
+        return [folder / run for published in self._published(RUNS) for run in published["runs"]]
 
     @property
     def pages(self) -> list[dict[str, str]]:
@@ -379,8 +379,8 @@ def suffix(plans: Sequence[Plan], usual: Mapping[str, Any]) -> str:
     usual
         Values that stand for the defaults.
     """
-    told = {name: value for name, value in _changed(plans, usual).items() if name not in ("data", "runs", "rerun")}
-    whole = "".join(f"-{name}{value}" for name, value in sorted(told.items()))
+    changed = {name: value for name, value in _changed(plans, usual).items() if name not in ("data", "runs", "rerun")}
+    whole = "".join(f"-{name}{value}" for name, value in sorted(changed.items()))
     safe = re.sub(r"[^\w.-]+", "_", whole)
     return safe if len(safe) <= 80 else f"{safe[:70]}-{hashlib.blake2b(whole.encode(), digest_size=4).hexdigest()}"
 
@@ -446,13 +446,13 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter], usual: Mapping[
     for one in chapters:
         nbformat.write(one.notebook, folder / f"{one.plan.name}.ipynb")
         body = Markup(with_terms(exporter.from_notebook_node(one.notebook)[0]))
-        told = {"contents": re.findall(HEADING, body), "here": one, "chapters": chapters, "report": name}
-        page = template("page.html.j2").render(**told, body=body)
+        context = {"contents": re.findall(HEADING, body), "here": one, "chapters": chapters, "report": name}
+        page = template("page.html.j2").render(**context, body=body)
         (folder / one.file).write_text(page, encoding="utf-8")
     glossary = {"page": "glossary", "title": "Glossary", "html": template("glossary.html.j2").render(words=_glossary())}
     for extra in (glossary, *(extra for chapter in chapters for extra in chapter.pages)):
-        told = {"title": extra["title"], "chapters": chapters, "report": name}
-        page = template("page.html.j2").render(**told, body=Markup(extra["html"]))
+        context = {"title": extra["title"], "chapters": chapters, "report": name}
+        page = template("page.html.j2").render(**context, body=Markup(extra["html"]))
         (folder / f"{extra['page']}.html").write_text(page, encoding="utf-8")
     runs = _runs(chapters)
     table = runs_table(runs) if runs else pd.DataFrame(columns=["run"])

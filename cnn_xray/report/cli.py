@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=meaning
     )
-    common.add_argument("-f", dest="told", metavar="FILE", help="a YAML file of parameters; -y and -p come after it")
+    common.add_argument(
+        "-f", dest="yaml_file", metavar="FILE", help="a YAML file of parameters; -y and -p come after it"
+    )
     common.add_argument(
         "-y", dest="yaml", default="", metavar="YAML", help="parameters as YAML: '{crop: 0.1, seed: 3}'"
     )
@@ -168,14 +170,16 @@ def parse_value(text: str) -> bool | int | float | str | None:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     try:
-        for text in ([Path(options.told).read_text(encoding="utf-8")] if options.told else []) + [options.yaml]:
-            told |= from_yaml(text)
+        for text in ([Path(options.yaml_file).read_text(encoding="utf-8")] if options.yaml_file else []) + [
+            options.yaml
+        ]:
+            given |= from_yaml(text)
     except (OSError, ValueError) as problem:
         raise InputError(f"-f and -y take YAML of names and values: {problem}") from problem
-    told |= {name: parse_value(value) for name, value in options.given}
-    return told if options.data is None else told | {"data": options.data}
+    given |= {name: parse_value(value) for name, value in options.given}
+    return given if options.data is None else given | {"data": options.data}
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -237,8 +241,8 @@ def _verdict(options: argparse.Namespace) -> None:
     found = verdict.judge(figures, verdict.has_conflict_set(data), verdict.kind_of(p))
     print(f"\n{found.name.capitalize()}. {found.meaning}\n\nOf the network {run.id} alone:")
     for question, line in found.table.iterrows():
-        told = f"{line['figure']}; counts from {line['counts from']:.3g}"
-        print(f"  {question}: {verdict.answer_in_words(line)}  ({told})")
+        figure = f"{line['figure']}; counts from {line['counts from']:.3g}"
+        print(f"  {question}: {verdict.answer_in_words(line)}  ({figure})")
     if data.lungs is None:
         print(
             "Without lung masks: the border is asked about with the lungs in it, and whether the cue is its own, not."
@@ -262,8 +266,8 @@ def _table(options: argparse.Namespace) -> None:
 def _diff(options: argparse.Namespace) -> None:
     from cnn_xray.runs import difference, tidy
 
-    told, metrics = difference(tidy(options.runs, options.sweep), options.first, options.second)
-    print("\n".join([*(told or ["No parameter differs."]), "", metrics.to_string(float_format="{:.4g}".format)]))
+    changed, metrics = difference(tidy(options.runs, options.sweep), options.first, options.second)
+    print("\n".join([*(changed or ["No parameter differs."]), "", metrics.to_string(float_format="{:.4g}".format)]))
 
 
 def _lesson(options: argparse.Namespace) -> None:

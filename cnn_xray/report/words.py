@@ -95,10 +95,10 @@ def headline(
         f'<div class="value" style="font-size: 1.5em; font-weight: 600">{escape(value)}</div>'
         f'<div class="meaning">{escape(meaning)}</div></div>'
     )
-    told = {"label": label, "value": value, "meaning": meaning, "role": role, **more}
+    card = {"label": label, "value": value, "meaning": meaning, "role": role, **more}
     if picture is not None:
-        told["picture"] = thumbnail(_drawn(picture) if isinstance(picture, Figure) else Image.fromarray(picture))
-    display({HEADLINE: told, "text/html": box, "text/plain": f"{label}: {value}\n{meaning}"}, raw=True)
+        card["picture"] = thumbnail(_drawn(picture) if isinstance(picture, Figure) else Image.fromarray(picture))
+    display({HEADLINE: card, "text/html": box, "text/plain": f"{label}: {value}\n{meaning}"}, raw=True)
 
 
 def play(kind: str, fallback: str, page: str = "", role: str = "", **told: Any) -> None:
@@ -148,7 +148,7 @@ def browse(
     heat = [np.abs(arm["evidence"].maps) for arm in arms.values()]
     unit = max(float(one.max()) for one in heat) / 127 or 1.0
     full = max(float(np.quantile(one, 0.995)) for one in heat) / unit or 1.0  # from there on the colour is full
-    whole, told = [(0.0, 0.0, 1.0, 1.0)] * len(images), []
+    whole, shown_arms = [(0.0, 0.0, 1.0, 1.0)] * len(images), []
     for name, arm in arms.items():
         maps, logits = arm["evidence"].maps, arm["evidence"].logits
         cells = (maps / unit).round().astype("int8")
@@ -156,10 +156,12 @@ def browse(
         outcomes = [OUTCOMES[bool(one), bool(z >= 0)] for one, z in zip(ill, logits, strict=True)]
         said = [f"probability {z:.2f}, {one}" for z, one in zip(expit(logits), outcomes, strict=True)]
         maps = [base64.b64encode(one.tobytes()).decode() for one in cells]
-        told.append({"name": name, "size": cells.shape[1:], "maps": maps, "outcomes": outcomes, "said": said, **part})
+        shown_arms.append(
+            {"name": name, "size": cells.shape[1:], "maps": maps, "outcomes": outcomes, "said": said, **part}
+        )
     shown = [base64.b64encode(_encoded(Image.fromarray(one), "jpeg")).decode() for one in images]
     titles = [f"Image {i + 1}, {'PNEUMONIA' if one else 'NORMAL'}" for i, one in enumerate(ill)]
-    play("maps", fallback, **where, images=shown, titles=titles, arms=told, unit=unit, full=full)
+    play("maps", fallback, **where, images=shown, titles=titles, arms=shown_arms, unit=unit, full=full)
 
 
 def turn(draw: Callable[..., Figure], alt: str, **choices: Sequence[Any]) -> None:
