@@ -259,7 +259,8 @@ def auc_on_equal_sizes(
             score, inner, size = (drawn(one * equal) / drawn(equal) for one in (of_score, of_inside, of_size))
             hard, reverse = as_hard(of_score, apart(r), equal), as_hard(of_inside, apart(s), equal) - inner
         of = names[np.concatenate([positive[equal.any(axis=1)], negative[equal.any(axis=0)]])]
-        rows.append((*(_estimate(one, of) for one in (score, hard, hard - score, reverse, size)), int(equal.sum())))
+        every = (score, hard, hard - score, reverse, size)  # the observed one first, then replicates
+        rows.append((*(estimate(one[0], one[1:], of) for one in every), int(equal.sum())))
     columns = ["equal size", "any size, as hard", "difference", "in reverse", "size alone", "pairs"]
     return pd.DataFrame(rows, columns=columns, index=pd.Index(calipers, name="caliper"))
 
@@ -394,11 +395,6 @@ def _log_sizes(table: pd.DataFrame) -> Floats:
     sides = table[_SIDES].astype("Float64").to_numpy(np.float64, na_value=np.nan)
     w, h = np.log(np.where(sides > 0, sides, np.nan)).T
     return np.stack([w, h, w - h, w + h], axis=1)
-
-
-def _estimate(values: Floats, patients: NDArray[np.str_]) -> Estimate:
-    """Of (1 + n,) numbers, the observed one first."""
-    return estimate(float(values[0]), values[1:], patients)
 
 
 def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -508,7 +508,7 @@ def _with_artifact(data: Dataset, frames: Dataset, p: DataParameters, rho: float
 
 
 def _cut_to_lungs(data: Dataset, frames: Dataset) -> Dataset:
-    """The box about each image's lungs, squashed to a square; without a mask, the mean of the boxes of images for fitting."""
+    """The box about each image's lungs, squashed; without a mask, the mean of the boxes of images for fitting."""
     if frames.lungs is None:
         raise InputError("crop_to is 'lungs', which needs lung masks, and these data have none.")
     boxes = np.array([geometry.box_about(lung, geometry.LUNG_MARGIN) for lung in frames.lungs])

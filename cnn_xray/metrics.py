@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit
+from scipy.special import expit, logit
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
@@ -338,8 +338,7 @@ def prior_corrected_threshold(train_prevalence: float, new_prevalence: float) ->
     for name, value in (("trained at", train_prevalence), ("met now", new_prevalence)):
         if not 0 < value < 1:
             raise InputError(f"The prevalence {name} is {value}: it must lie between 0 and 1, both excluded.")
-    odds = train_prevalence / (1 - train_prevalence) * (1 - new_prevalence) / new_prevalence
-    return odds / (1 + odds)
+    return float(expit(logit(train_prevalence) - logit(new_prevalence)))
 
 
 def learned_prevalence(balance: str, labels: pd.Series) -> float:

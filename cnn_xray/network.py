@@ -5,8 +5,9 @@ Functional, flat, every layer named. Each image is standardised to mean 0 and va
 is hardly a cue, and jitter of brightness and contrast acts by little but what it saturates. (Keras adds .001 to the
 variance of values 0..1: an image whose standard deviation is 24 of 255 grey values keeps one of .96.)
 
-Four layers are ours, because Keras lacks them: its flip, rotation, shift and zoom each resample, and four in a row blur
-the training images, so that the sharper test images look like another scanner; its blur stops at 1 px.
+Two layers of augmentation are ours, because Keras lacks them: its flip, rotation, shift and zoom each resample, and
+four in a row blur the training images, so that the sharper test images look like another scanner; its blur stops at
+1 px.
 
 This file imports Keras: import it inside functions only.
 """
@@ -109,7 +110,8 @@ def _convolution(p: TrainParameters, x: Any, name: str, filters: int, first: boo
     kernel, stride = (5, 2) if first else (3, 1)
     if p.padding == "reflect":
         around = kernel - stride  # what "same" adds to both sides together
-        x = ReflectionPadding(before=around // 2, after=around - around // 2, name=f"pad{name}")(x)
+        sides = (around // 2, around - around // 2)
+        x = ops.pad(x, ((0, 0), sides, sides, (0, 0)), mode="reflect")
     padding = "valid" if p.padding == "reflect" else "same"
     x = layers.Conv2D(filters, kernel, stride, padding, use_bias=False, name=f"conv{name}")(x)
     x = layers.BatchNormalization(momentum=0.9, name=f"norm{name}")(x)
@@ -131,7 +133,9 @@ def _augmented(p: TrainParameters, x: Any) -> Any:
         patch = {"scale": ERASED, "fill_value": 0.5}
         x = layers.RandomErasing(share, **patch, **whole, seed=seed + 6, name="erasing")(x)
     if p.keep == "without_border":
-        x = HiddenBorder(width=geometry.border_pixels(p.side, p.border), name="hidden_border", dtype="float32")(x)
+        width = geometry.border_pixels(p.side, p.border)
+        x = layers.Cropping2D(width, dtype="float32", name="inside")(x)
+        x = layers.ZeroPadding2D(width, dtype="float32", name="hidden_border")(x)
     return x
 
 
@@ -164,27 +168,22 @@ class EvidencePenalty(Layer):
         return features
 
 
-class _OptionLayer(Layer):
-    """A layer with options of its own, which are saved with it."""
+class _RandomLayer(Layer):
+    """Changes every image of a batch by an amount drawn anew (`changed`), in training only; shapes stay.
+
+    It has options of its own, which are saved with it.
+    """
 
     defaults: dict[str, Any] = {}
 
-    def __init__(self, **options: Any):
+    def __init__(self, seed: int = 0, **options: Any):
         own = {name: options.pop(name, default) for name, default in self.defaults.items()}
         super().__init__(**options)
-        self.options: dict[str, Any] = own
+        self.options: dict[str, Any] = own | {"seed": seed}
+        self.generator = keras.random.SeedGenerator(seed)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self.options}
-
-
-class _RandomLayer(_OptionLayer):
-    """Changes every image of a batch by an amount drawn anew (`changed`), in training only; shapes stay."""
-
-    def __init__(self, seed: int = 0, **options: Any):
-        super().__init__(**options)
-        self.options["seed"] = seed
-        self.generator = keras.random.SeedGenerator(seed)
 
     def call(self, images: Any, training: bool = False) -> Any:
         return ops.reshape(self.changed(images), ops.shape(images)) if training else images
@@ -289,26 +288,3 @@ class RandomSharpness(_RandomLayer):
         down = ops.depthwise_conv(padded, weights[:, None, :, None])
         across = ops.depthwise_conv(down, weights[None, :, :, None])
         return ops.transpose(across, (3, 1, 2, 0))
-
-
-@keras.saving.register_keras_serializable(package="cnn_xray")
-class HiddenBorder(_OptionLayer):
-    """Paints the outer ``width`` pixels of images (N, H, W, C) black, in training and after it."""
-
-    defaults = {"width": 0}
-
-    def call(self, images: Any) -> Any:
-        width = self.options["width"]
-        inside, sides = slice(width, -width or None), (width, width)
-        return ops.pad(images[:, inside, inside], ((0, 0), sides, sides, (0, 0)))
-
-
-@keras.saving.register_keras_serializable(package="cnn_xray")
-class ReflectionPadding(_OptionLayer):
-    """Mirrors images (N, H, W, C) at their edges, in both directions: ``before`` and ``after`` them, px."""
-
-    defaults = {"before": 0, "after": 0}
-
-    def call(self, images: Any) -> Any:
-        sides = (self.options["before"], self.options["after"])
-        return ops.pad(images, ((0, 0), sides, sides, (0, 0)), mode="reflect")

@@ -1,6 +1,6 @@
 """What a notebook may vary: strict, refused in sentences, written as its parameters cell and as a page of all.
 
-``python -m cnn_xray.parameters`` writes the cells and the page anew, for whoever has changed something here.
+``python assets/refresh_parameters.py`` writes the cells and the page anew, for whoever has changed something here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
 from types import NoneType
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -29,7 +28,7 @@ PAGE_HEAD = """# All parameters
 A notebook's first code cell lists the parameters it is about, in bold here. Every other one that its column names is
 accepted in the same way, as in `-p zoom 0.2`; papermill then warns that it does not know the name, but what is really
 unknown or impossible is refused by the notebook's second cell. This page is written by
-`python -m cnn_xray.parameters`.
+`python assets/refresh_parameters.py`.
 
 | parameter | takes | default | meaning | notebooks |
 |---|---|---|---|---|
@@ -502,11 +501,6 @@ class ProbeParameters(TrainParameters):
     probe_repeats: int = _field(2, "trainings of each probe that the verdict rests on", ge=1, le=20)
     donors: int = _field(4, "images of each class whose region is pasted into an image", ge=1, le=100)
 
-    @property
-    def chance_draws(self) -> int:
-        """How many probes are trained on permuted labels: one more than the verdict's probes are repeated."""
-        return self.probe_repeats + 1
-
     @model_validator(mode="after")
     def _tests_whole_images(self) -> Self:
         for name, whole in (("keep", "all"), ("labels", "true")):
@@ -554,9 +548,9 @@ class ShortcutParameters(ProbeParameters):
 
     @property
     def networks(self) -> int:
-        """How many networks the notebook asks for, at most: parts of the image, two repeated, and chance."""
+        """How many networks the notebook asks for, at most: parts of the image, two repeated, and permuted labels."""
         parts = {"all": 10, "few": 6}[self.probe_parts]
-        return self.n_seeds + parts + 2 * (self.probe_repeats - 1) + self.chance_draws
+        return self.n_seeds + parts + 2 * (self.probe_repeats - 1) + self.probe_repeats + 1
 
 
 class CroppingParameters(ProbeParameters):
@@ -655,25 +649,3 @@ NOTEBOOKS: dict[str, type[DataParameters]] = {
     "06_reduce": ReduceParameters,
     "appendix_recipe_selection": SelectionParameters,
 }
-
-
-def write_anew(folder: Path) -> None:
-    """Write the parameters cell of every notebook in a folder, and the page that lists all parameters.
-
-    Parameters
-    ----------
-    folder
-        The notebooks'.
-    """
-    import nbformat
-
-    (folder / Path(PAGE).name).write_text(parameters_page(), encoding="utf-8")
-    for file in sorted(folder.glob("*.ipynb")):
-        notebook = nbformat.read(file, as_version=4)
-        first = next(cell for cell in notebook.cells if cell.cell_type == "code")
-        first.source = parameters_cell(NOTEBOOKS[file.stem])
-        nbformat.write(notebook, file)
-
-
-if __name__ == "__main__":
-    write_anew(Path("notebooks"))

@@ -356,7 +356,7 @@ def _expected(planned: list[Planned]) -> list[dict[str, str]]:
         p = swaps.suited(p, *fitting)
         if p.swap == "outside_lungs":
             swaps.check_lungs(*fitting)
-        wanted = {"run": run_id(p, view), "data": _name(p, view)}
+        wanted = {"run": run_id(p, view), "data": PHANTOM if p.data == PHANTOM else view.name}
         if one.open_test:  # their files, whatever is planted or shown of them
             bare = {"keep": "all", "crop_to": "frame"} | ({"artifact_rho": None} if p.data != PHANTOM else {})
             wanted["test_images"] = seen(p.model_copy(update=bare), TEST_SPLITS).test_fingerprint
@@ -369,11 +369,6 @@ def _expected(planned: list[Planned]) -> list[dict[str, str]]:
                 f"The arms {other!r} and {one.arm!r} are one and the same run: they differ in nothing that counts."
             )
     return expected
-
-
-def _name(p: TrainParameters, data: Dataset) -> str:
-    """What a sweep's table calls the data."""
-    return PHANTOM if p.data == PHANTOM else data.name
 
 
 def _rows(todo: list[tuple[Planned, dict[str, str]]], jobs: int, scheduler: str) -> Iterator[dict[str, Any]]:

@@ -373,7 +373,7 @@ def part_probes(p: ShortcutParameters) -> tuple[dict[str, Run], dict[str, np.nda
 
 def _parts(p: ShortcutParameters) -> dict[str, dict[str, Any]]:
     """Name of each part → what a probe of it changes."""
-    few = p.probe_parts == "few"
+    few, draws = p.probe_parts == "few", range(p.probe_repeats + 1)
     widths = [width for width in (p.border / 2, p.border, 1.5 * p.border) if width < 0.5]
     return {
         "whole image": {},
@@ -384,7 +384,7 @@ def _parts(p: ShortcutParameters) -> dict[str, dict[str, Any]]:
         "own lungs black": {"keep": "outside_lungs"},
         "lung outline alone": {"keep": "lung_outline"},
         "between border and lungs": {"keep": "between"},
-        **{f"labels permuted, draw {i + 1}": {"labels": "permuted", "seed": p.seed + i} for i in range(p.chance_draws)},
+        **{f"labels permuted, draw {i + 1}": {"labels": "permuted", "seed": p.seed + i} for i in draws},
     }
 
 

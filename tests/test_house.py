@@ -178,13 +178,13 @@ def test_the_parameters_cell_is_in_step_with_its_class(path):
     first, second = cells(path, "code")[:2]
     cls = NOTEBOOKS[path.stem]
     assert first.metadata.tags == ["parameters"]
-    assert first.source == parameters_cell(cls), "python -m cnn_xray.parameters writes it anew"
+    assert first.source == parameters_cell(cls), "python assets/refresh_parameters.py writes it anew"
     assert f"{cls.__name__}.from_notebook()" in second.source
 
 
 def test_the_page_of_all_parameters_is_in_step():
     page = (ROOT / "notebooks" / "PARAMETERS.md").read_text(encoding="utf-8")
-    assert page == parameters_page(), "python -m cnn_xray.parameters writes it anew"
+    assert page == parameters_page(), "python assets/refresh_parameters.py writes it anew"
 
 
 # What surrounds them

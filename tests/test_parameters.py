@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -28,9 +31,10 @@ from cnn_xray.parameters import (
     literal_assignments,
     parameters_cell,
     parameters_page,
-    write_anew,
 )
 from cnn_xray.runs import identity
+
+ROOT = Path(__file__).parents[1]
 
 
 def refusal(cls, **values) -> str:
@@ -336,7 +340,7 @@ def test_cells_and_page_are_written_anew(tmp_path):
     file = write(tmp_path / "02_train.ipynb")
     whole = file.read_text()
     file.write_text(whole.replace("crop: float = 0.0", "ring: float = 0.5"))
-    write_anew(tmp_path)
+    subprocess.run([sys.executable, ROOT / "assets" / "refresh_parameters.py", tmp_path], check=True)
     assert file.read_text() == whole
     assert (tmp_path / "PARAMETERS.md").read_text() == parameters_page()
 

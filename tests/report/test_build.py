@@ -214,7 +214,7 @@ def test_a_failure_leaves_the_earlier_report(built, project):
                 report_of(project, only=["03"])
         assert not isinstance(caught.value, InputError)
         assert files(built[0]) == before
-        kept = nbformat.read(built[0].parent / "phantom-03_attention-failed.ipynb", 4)
+        kept = nbformat.read(built[0].parent / "phantom-03-03_attention-failed.ipynb", 4)
         assert "1 / 0" in kept.cells[-1].source or "_exit" in kept.cells[-1].source
         write(failing, "1 / 0")
         with pytest.raises(NotebookError):
