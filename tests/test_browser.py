@@ -161,6 +161,21 @@ def test_in_print_every_image_is_there_and_nothing_to_press(file, page):
     assert page.locator(".thumbs").evaluate("one => one.scrollHeight <= one.clientHeight")
 
 
+@named(sorted((ROOT / "reports" / "class").glob("[0-9]*.html")))
+def test_as_slides_each_fits_and_keys_turn_them(file, page):
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(address(file) + "#slides")
+    main, count = page.locator("main"), page.locator("[data-slide]").count()
+    for number in range(1, count + 1):
+        assert main.get_attribute("data-slide-number") == f"{number} / {count}"
+        assert page.evaluate("document.documentElement.scrollHeight <= innerHeight"), f"slide {number} scrolls"
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Home")
+    assert main.get_attribute("data-slide-number") == f"1 / {count}"
+    page.keyboard.press("Escape")
+    page.wait_for_function("!document.body.classList.contains('slides')")
+
+
 @named([report / "03_attention.html" for report in REPORTS])
 def test_a_page_without_scripts_has_a_sentence_in_their_place(file, browser):
     page = browser.new_context(java_script_enabled=False).new_page()
