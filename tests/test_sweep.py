@@ -120,7 +120,7 @@ def faked(monkeypatch, failing=(), name="images", test_images="a"):
     seen = SimpleNamespace(table=LABELS, lungs=None, rows=rows, name=name, test_fingerprint=test_images)
     monkeypatch.setattr(module, "load_dataset", lambda p, splits: seen)
     monkeypatch.setattr(module, "run_id", lambda p, data: data.name + p.model_dump_json())
-    monkeypatch.setattr(module, "_name", lambda p, data: data.name)
+    monkeypatch.setattr(module, "PHANTOM", "of no data")  # each is called by its name
     return ran
 
 
