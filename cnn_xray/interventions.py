@@ -248,10 +248,8 @@ def swap_effects(
     taker, giver = pairs["recipient"].to_numpy(), pairs["donor"].to_numpy()
     made = composites(data, rows[taker], rows[giver], region, width)
     composite = score(made) if len(made) else np.zeros(0)  # nobody can give: no network predicts of nothing
-    of_image = data.table.iloc[rows][["label", "patient"]].reset_index(drop=True)
-    pairs = pairs.join(of_image.add_prefix("recipient_"), on="recipient").join(
-        of_image.add_prefix("donor_"), on="donor"
-    )
+    known = data.table.iloc[rows][["label", "patient"]].reset_index(drop=True)
+    pairs = pairs.join(known.add_prefix("recipient_"), on="recipient").join(known.add_prefix("donor_"), on="donor")
     return pairs.assign(z=score(data.pixels[rows])[taker], composite=composite).reset_index(drop=True)
 
 

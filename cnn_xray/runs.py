@@ -134,7 +134,8 @@ def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
             record = _train(p, data, unfinished)
         record |= _measured(p, data, Run(unfinished), record["training"])
         (unfinished / "run.json").write_text(json.dumps(record, indent=1, default=float))
-    _AGAIN.update([folder] * p.rerun)
+    if p.rerun:
+        _AGAIN.add(folder)
     return Run(folder)
 
 
@@ -231,17 +232,15 @@ def _train(p: TrainParameters, data: Dataset, folder: Path) -> dict[str, Any]:
     model = network.build(p, policy, for_training=True)
     lungs = None if data.lungs is None else data.lungs[train]
     fitted, judged = ((data.pixels[rows], labels[rows]) for rows in (train, validation))
-    of_training = {"labels": labels[train], "patients": data.table["patient"].to_numpy()[train], "lungs": lungs}
+    pool = {"labels": labels[train], "patients": data.table["patient"].to_numpy()[train], "lungs": lungs}
     sizes = data.table[ORIGINAL].astype(float).to_numpy()[train]
     strata = training.propensity_strata(labels[train], fitted[0], sizes) if p.balance == "propensity" else None
     early = p.model_copy(update={"swap": "none"}) if p.swap_layers == "last" else p
-    history = training.fit(model, early, fitted, judged, partial(swaps.planned, p=early, **of_training), strata)
+    history = training.fit(model, early, fitted, judged, partial(swaps.planned, p=early, **pool), strata)
     model = network.in_float32(model, p)
     if p.swap_layers == "last":
         every = p.model_copy(update={"swap_share": 1.0})
-        training.refit_last_layer(
-            model, p, fitted, of_training["patients"], partial(swaps.planned, p=every, **of_training)
-        )
+        training.refit_last_layer(model, p, fitted, pool["patients"], partial(swaps.planned, p=every, **pool))
     seconds = time.perf_counter() - begun
     model.save(folder / "model.keras")
     history.to_csv(folder / "history.csv", index=False)

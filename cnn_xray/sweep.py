@@ -302,10 +302,8 @@ def sweep(file: Path, jobs: int = 1, scheduler: str = "", given: dict[str, Any] 
             handle.write(_with_row(_table(table), row, [*done.index]).to_csv(index=False, float_format="%.6g").encode())
         failed += row["status"] == "failed"
         left = (time.perf_counter() - begun) / count * (len(todo) - count) / 60
-        outcome = row["status"] if row["status"] == "done" else f"{row['status']}: {row['error']}"
-        print(
-            f"[{count}/{len(todo)}] {row['arm']}, seed {row['seed']}: {outcome}; about {left:.0f} min left", flush=True
-        )
+        end = row["status"] if row["status"] == "done" else f"{row['status']}: {row['error']}"
+        print(f"[{count}/{len(todo)}] {row['arm']}, seed {row['seed']}: {end}; about {left:.0f} min left", flush=True)
     if failed:
         raise InputError(f"{failed} of {len(todo)} runs failed; {table} says why. The same command tries them again.")
     return table

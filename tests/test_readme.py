@@ -34,7 +34,7 @@ def code(notebook: Path) -> list[str]:
     return [cell.source for cell in cells if "injected-parameters" not in cell.metadata.get("tags", ())]
 
 
-# The real images' chapters take hours; what changed since they were made is words, and their runs have today's ids.
+# Of the real images, whose chapters take hours to train for, the README says what is older than the notebooks.
 @pytest.mark.parametrize(("report", "folder"), [("phantom", "notebooks"), ("class", "notebooks/class")])
 def test_a_committed_report_is_made_by_the_notebooks_as_they_stand(report, folder):
     for made in sorted((ROOT / "reports" / report).glob("*.ipynb")):

@@ -148,7 +148,7 @@ def browse(
     heat = [np.abs(arm["evidence"].maps) for arm in arms.values()]
     unit = max(float(one.max()) for one in heat) / 127 or 1.0
     full = max(float(np.quantile(one, 0.995)) for one in heat) / unit or 1.0  # from there on the colour is full
-    whole, shown_arms = [(0.0, 0.0, 1.0, 1.0)] * len(images), []
+    whole, drawn = [(0.0, 0.0, 1.0, 1.0)] * len(images), []
     for name, arm in arms.items():
         maps, logits = arm["evidence"].maps, arm["evidence"].logits
         cells = (maps / unit).round().astype("int8")
@@ -156,12 +156,10 @@ def browse(
         outcomes = [OUTCOMES[bool(one), bool(z >= 0)] for one, z in zip(ill, logits, strict=True)]
         said = [f"probability {z:.2f}, {one}" for z, one in zip(expit(logits), outcomes, strict=True)]
         maps = [base64.b64encode(one.tobytes()).decode() for one in cells]
-        shown_arms.append(
-            {"name": name, "size": cells.shape[1:], "maps": maps, "outcomes": outcomes, "said": said, **part}
-        )
+        drawn.append({"name": name, "size": cells.shape[1:], "maps": maps, "outcomes": outcomes, "said": said, **part})
     shown = [base64.b64encode(_encoded(Image.fromarray(one), "jpeg")).decode() for one in images]
     titles = [f"Image {i + 1}, {'PNEUMONIA' if one else 'NORMAL'}" for i, one in enumerate(ill)]
-    play("maps", fallback, **where, images=shown, titles=titles, arms=shown_arms, unit=unit, full=full)
+    play("maps", fallback, **where, images=shown, titles=titles, arms=drawn, unit=unit, full=full)
 
 
 def turn(draw: Callable[..., Figure], alt: str, **choices: Sequence[Any]) -> None:
