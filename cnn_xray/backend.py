@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
+from joblib import cpu_count
+
+AT_ONCE = 4  # trainings side by side at most: each takes some 2 GB of memory
 
 
 def start(seed: int | None = None) -> Any:
@@ -77,6 +82,48 @@ def device() -> dict[str, str | int]:
         threads["intra_op_threads"] = tf.config.threading.get_intra_op_parallelism_threads() or cores
         threads["inter_op_threads"] = tf.config.threading.get_inter_op_parallelism_threads() or cores
     return {"device": f"{_gpu_name() or 'CPU'} ({name}, {cores} cores)", **threads}
+
+
+def trainings_at_once(wanted: int) -> int:
+    """How many networks to train side by side: one on a GPU or by JAX, which fill the device; else up to a core each.
+
+    Parameters
+    ----------
+    wanted
+        Networks to be trained.
+    """
+    start()
+    alone = not is_tensorflow() or _gpu_name()
+    return 1 if alone else min(wanted, cpu_count(), AT_ONCE)
+
+
+def limited(threads: int) -> dict[str, str]:
+    """The environment of a process that is to use so many threads, set before the back end starts.
+
+    Parameters
+    ----------
+    threads
+        At least 1.
+    """
+    names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    return dict.fromkeys(names, str(max(1, threads)))
+
+
+def end_with(parent: int) -> None:
+    """End this process when another ends, however it ends: who is killed takes along those that work for him.
+
+    Parameters
+    ----------
+    parent
+        Number of the process that started this one.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def training_policy(precision: str, channels: int) -> str:

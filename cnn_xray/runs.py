@@ -7,12 +7,14 @@ there are test images. It appears under its name when everything in it is writte
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +23,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from joblib import Parallel, cpu_count, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from cnn_xray import InputError, attention, backend, cam, swaps, training
 from cnn_xray.data import ORIGINAL, TEST_SPLITS, Dataset, load_dataset
@@ -115,11 +119,61 @@ def run_of(p: TrainParameters, data: Dataset | None = None) -> Run:
     data
         Those of ``p``; by default they are loaded.
     """
-    p = p.resolved()
-    data = data or load_dataset(p)
-    p = swaps.suited(p, data.table["label"].to_numpy(), data.lungs)
-    folder = resolve(p.runs) / run_id(p, data)
-    found = None if p.rerun and folder not in _AGAIN else find_run(folder)
+    return runs_of([(p, data or load_dataset(p))])[0]
+
+
+def runs_of(asked: Sequence[tuple[TrainParameters, Dataset]]) -> list[Run]:
+    """As `run_of`, of several networks: those that are to be trained on a processor are trained side by side.
+
+    A small network leaves cores idle, so several at a time, with their share of them, are done sooner. What each of
+    them prints comes when it is finished.
+
+    Parameters
+    ----------
+    asked
+        Parameters of each run, and their data.
+    """
+    suited = [(swaps.suited(p.resolved(), data.table["label"].to_numpy(), data.lungs), data) for p, data in asked]
+    folders = [resolve(p.runs) / run_id(p, data) for p, data in suited]
+    placed = dict(zip(folders, suited, strict=True))
+    at_once = backend.trainings_at_once(len(placed))  # not of those that are missing: threads change a training's sums
+    trained = _side_by_side(placed, at_once) if at_once > 1 else set[Path]()
+    found = {folder: Run(folder) if folder in trained else _one(folder, *one) for folder, one in placed.items()}
+    return [found[folder] for folder in folders]
+
+
+def _recorded(folder: Path, p: TrainParameters) -> Run | None:
+    """The finished run, unless it is to be trained again and has not been in this process."""
+    return None if p.rerun and folder not in _AGAIN else find_run(folder)
+
+
+def _side_by_side(placed: dict[Path, tuple[TrainParameters, Dataset]], at_once: int) -> set[Path]:
+    """Train those networks that are missing, each in a process of its own; the folders of those that are done."""
+    missing = {folder: one for folder, one in placed.items() if not _recorded(folder, one[0])}
+    if missing:
+        print(f"{len(missing)} networks to train, {at_once} at a time; each is told of when it is finished", flush=True)
+    shared, done = (os.getpid(), cpu_count() // at_once), set()
+    todo = [delayed(_for_another)(*shared, folder, *one) for folder, one in missing.items()]
+    with suppress(TerminatedWorkerError):  # mostly for want of memory: the others one by one, in this process
+        for folder, said in Parallel(at_once, return_as="generator_unordered")(todo):
+            print(said, end="", flush=True)
+            done.add(folder)
+    _AGAIN.update(folder for folder in done if missing[folder][0].rerun)
+    return done
+
+
+def _for_another(parent: int, threads: int, folder: Path, p: TrainParameters, data: Dataset) -> tuple[Path, str]:
+    """Train in a process of its own, with its share of the cores; the folder, and what was printed."""
+    os.environ.update(backend.limited(threads))
+    backend.end_with(parent)
+    with redirect_stdout(io.StringIO()) as said:
+        _one(folder, p, data)
+    return folder, said.getvalue()
+
+
+def _one(folder: Path, p: TrainParameters, data: Dataset) -> Run:
+    """The run in its folder, trained or measured again where it must be."""
+    found = _recorded(folder, p)
     if found and _is_measured(found.record, data):
         print(f"{found.id}: recorded already, reused", flush=True)
         return found
@@ -160,7 +214,9 @@ def runs_of_seeds(p: TrainParameters, count: int, data: Dataset | None = None) -
         Those of the first seed.
     """
     every = [p.model_copy(update={"seed": seed}) for seed in range(p.seed, p.seed + count)]
-    return {one.seed: run_of(one, data if one.seed == p.seed else None) for one in every}
+    known = {p.seed: data} if data else {}
+    found = runs_of([(one, known.get(one.seed) or load_dataset(one)) for one in every])
+    return {one.seed: run for one, run in zip(every, found, strict=True)}
 
 
 def find_run(folder: Path) -> Run | None:

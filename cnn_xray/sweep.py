@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
-from threading import Thread
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from joblib import Parallel, cpu_count, delayed
 from pydantic import Field
 from sklearn.model_selection import ParameterGrid
 
-from cnn_xray import InputError, attention, cam, geometry, interventions, swaps
+from cnn_xray import InputError, attention, backend, cam, geometry, interventions, swaps
 from cnn_xray.data import FITTING, TEST_SPLITS, Dataset, load_dataset
 from cnn_xray.metrics import classification_metrics
 from cnn_xray.parameters import (
@@ -403,16 +402,10 @@ def _told(one: Planned, expected: dict[str, str]) -> dict[str, Any]:
 
 def _in_its_own_process(one: Planned, expected: dict[str, str], jobs: int) -> dict[str, Any]:
     """The row of a run, done or failed, with its share of the cores; a crash takes down no other."""
-    threads = str(max(1, cpu_count() // jobs))
-    limited = dict.fromkeys(("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"), threads)
     begun = time.perf_counter()
-    read_end, write_end = os.pipe()  # closed by the system when this process ends, however it ends
-    command = [sys.executable, "-m", "cnn_xray.sweep", json.dumps(vars(one)), str(read_end)]
-    try:
-        done = subprocess.run(command, env=os.environ | limited, pass_fds=[read_end], capture_output=True, text=True)
-    finally:
-        os.close(read_end)
-        os.close(write_end)
+    command = [sys.executable, "-m", "cnn_xray.sweep", json.dumps(vars(one)), str(os.getpid())]
+    limited = os.environ | backend.limited(cpu_count() // jobs)
+    done = subprocess.run(command, env=limited, capture_output=True, text=True)
     row = _told(one, expected) | {"seconds": round(time.perf_counter() - begun, 1)}
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}"]
@@ -420,14 +413,8 @@ def _in_its_own_process(one: Planned, expected: dict[str, str], jobs: int) -> di
     return row | {"status": "done"} | json.loads(done.stdout.splitlines()[-1])
 
 
-def _end_with(pipe: int) -> None:
-    """End this process when the other end of a pipe is closed: a sweep that is killed takes its runs with it."""
-    os.read(pipe, 1)
-    os._exit(1)
-
-
 if __name__ == "__main__":
-    Thread(target=_end_with, args=[int(sys.argv[2])], daemon=True).start()
+    backend.end_with(int(sys.argv[2]))
     try:
         found = measured(Planned(**json.loads(sys.argv[1])))
     except InputError as sentence:

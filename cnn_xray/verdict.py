@@ -19,7 +19,7 @@ from cnn_xray.data import CLASSES, Dataset, load_dataset
 from cnn_xray.interventions import Score, donor_pairs, swap_conflict
 from cnn_xray.metrics import auc_difference, auc_with_interval, information_added
 from cnn_xray.parameters import PHANTOM, ProbeParameters, ShortcutParameters
-from cnn_xray.runs import Run, run_of
+from cnn_xray.runs import Run, runs_of
 from cnn_xray.statistics import Estimate, hodges_lehmann, pooled
 
 YES, NO, OPEN, MISSING = "yes", "no", "not shown", "not available"
@@ -137,10 +137,22 @@ def border_figures(
 def figures_of_data(p: ProbeParameters, data: Dataset) -> dict[str, Estimate]:
     """*Available* and *The border's own*, which are about the images and the same for every classifier.
 
+    Parameters
+    ----------
+    p, data
+        The images, and how the probes are trained.
+    """
+    border, *between = probed(p, data).values()
+    figures = {"Available": added(border, None, p.seed)}
+    return figures | ({"The border's own": added(border, between[0], p.seed)} if between else {})
+
+
+def probed(p: ProbeParameters, data: Dataset) -> dict[str, list[Run]]:
+    """Every training of the probes that the verdict rests on, by the part they see, each unless it is recorded.
+
     With lung masks, the border is the border *outside the lungs*: a border may hold lung, above all after cropping,
     and disease is no shortcut. Probes are trained on that border and on what lies between border and lungs, each
-    ``p.probe_repeats`` times, unless they are recorded. Without masks of both classes in every split, the probes are of
-    the whole border, and *The border's own* is missing.
+    ``p.probe_repeats`` times. Without masks of both classes in every split, there is one probe, of the whole border.
 
     Parameters
     ----------
@@ -150,25 +162,10 @@ def figures_of_data(p: ProbeParameters, data: Dataset) -> dict[str, Estimate]:
     views: dict[str, Dataset] = {}
     with suppress(InputError):  # too few images have a lung mask
         views = {part: load_dataset(p.probe(keep=part)) for part in PARTS if data.lungs is not None}
-    if not views:
-        return {"Available": added(probed(p, "border"), None, p.seed)}
-    border, between = (probed(p, part, view) for part, view in views.items())
-    return {"Available": added(border, None, p.seed), "The border's own": added(border, between, p.seed)}
-
-
-def probed(p: ProbeParameters, part: str, view: Dataset | None = None) -> list[Run]:
-    """Every training of the probe of one part, each unless it is recorded.
-
-    Parameters
-    ----------
-    p
-        Data, border, seed, and how the probes are trained.
-    part
-        What is kept of the images.
-    view
-        The images so; by default they are loaded.
-    """
-    return [run_of(p.probe(keep=part, repeat=repeat), view) for repeat in range(p.probe_repeats)]
+    views = views or {"border": load_dataset(p.probe(keep="border"))}
+    asked = [(p.probe(keep=part, repeat=i), view) for part, view in views.items() for i in range(p.probe_repeats)]
+    found = iter(runs_of(asked))
+    return {part: [next(found) for _ in range(p.probe_repeats)] for part in views}
 
 
 def added(
@@ -357,18 +354,18 @@ def part_probes(p: ShortcutParameters) -> tuple[dict[str, Run], dict[str, np.nda
         By the part's name the runs, and the first test image of each class as each sees it (n, S, S) uint8; and notes:
         a probe that these data do not allow (no lung masks, no room) is told there.
     """
-    probes, seen, notes = {}, {}, []
+    asked, seen, notes = {}, {}, []
     for name, change in _parts(p).items():
         try:
             view = load_dataset(p.probe(**change))
         except InputError as reason:
             notes.append(f"{name}: not available. {reason}")
             continue
-        probes[name] = run_of(p.probe(**change), view)
-        first = np.unique(probes[name].on("test")["label"], return_index=True)[1]
-        seen[name] = view.pixels[view.rows("test")[first]]
+        asked[name] = p.probe(**change), view
+        test = view.rows("test")
+        seen[name] = view.pixels[test[np.unique(view.table["label"].iloc[test], return_index=True)[1]]]
         notes += view.notes
-    return probes, seen, notes
+    return dict(zip(asked, runs_of([*asked.values()]), strict=True)), seen, notes
 
 
 def _parts(p: ShortcutParameters) -> dict[str, dict[str, Any]]:
