@@ -17,6 +17,11 @@ from typing import Any
 import numpy as np
 from joblib import cpu_count
 
+THREADS = {  # as the run record names them: the variable that limits them
+    "omp_threads": "OMP_NUM_THREADS",
+    "intra_op_threads": "TF_NUM_INTRAOP_THREADS",
+    "inter_op_threads": "TF_NUM_INTEROP_THREADS",
+}
 AT_ONCE = 4  # trainings side by side at most: each takes some 2 GB of memory
 
 
@@ -74,13 +79,8 @@ def _gpu_name() -> str:
 def device() -> dict[str, str | int]:
     """Name of the device, back end and thread counts, for the run record."""
     name = start().backend.backend()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads: dict[str, str | int] = {"omp_threads": int(os.environ.get("OMP_NUM_THREADS", str(cores)).split(",")[0])}
-    if is_tensorflow():
-        import tensorflow as tf
-
-        threads["intra_op_threads"] = tf.config.threading.get_intra_op_parallelism_threads() or cores
-        threads["inter_op_threads"] = tf.config.threading.get_inter_op_parallelism_threads() or cores
+    cores = cpu_count()
+    threads = {told: int(os.environ.get(variable, str(cores)).split(",")[0]) for told, variable in THREADS.items()}
     return {"device": f"{_gpu_name() or 'CPU'} ({name}, {cores} cores)", **threads}
 
 
@@ -92,9 +92,12 @@ def trainings_at_once(wanted: int) -> int:
     wanted
         Networks to be trained.
     """
-    start()
-    alone = not is_tensorflow() or _gpu_name()
-    return 1 if alone else min(wanted, cpu_count(), AT_ONCE)
+    at_most = min(wanted, cpu_count(), AT_ONCE)
+    if at_most > 1:
+        start()
+        if not is_tensorflow() or _gpu_name():
+            return 1
+    return at_most
 
 
 def limited(threads: int) -> dict[str, str]:
@@ -105,8 +108,7 @@ def limited(threads: int) -> dict[str, str]:
     threads
         At least 1.
     """
-    names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
-    return dict.fromkeys(names, str(max(1, threads)))
+    return dict.fromkeys(THREADS.values(), str(max(1, threads)))
 
 
 def end_with(parent: int) -> None:

@@ -1,21 +1,26 @@
 """Runs: what a record holds, when it is reused, and that half a run is never taken for one."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
+import joblib
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from cnn_xray import InputError, runs, training
+from cnn_xray import InputError, backend, runs, training
 from cnn_xray.data import FITTING, load_dataset
 from cnn_xray.parameters import RECIPES, TrainParameters
 from cnn_xray.report.cli import main
-from cnn_xray.runs import find_run, identity, run_id, run_of
+from cnn_xray.runs import find_run, identity, run_id, run_of, runs_of
 
 TINY = {"phantom_images": 80, "image_size": 32, "width": 4, "epochs": 1, "batch_size": 16}
 
@@ -225,6 +230,58 @@ def test_where_things_lie_is_no_part_of_the_run(p):
     p = p.resolved()
     data = load_dataset(p)
     assert run_id(p, data) == run_id(p.model_copy(update={"runs": "x", "rerun": True}), data)
+
+
+def together(folder, **changes):
+    """Parameters and data of two tiny networks."""
+    every = [TrainParameters(runs=str(folder), seed=seed, **{**TINY, **changes}) for seed in (1, 2)]
+    return [(one, load_dataset(one)) for one in every]
+
+
+def test_networks_asked_for_together_are_trained_side_by_side(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(backend, "trainings_at_once", lambda wanted: min(wanted, 2))
+    one, other = together(tmp_path / "together")
+    found = runs_of([one, other, one])
+    assert [run.record["seed"] for run in found] == [1, 2, 1] and found[0].folder == found[2].folder
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("2 networks to train, 2 at a time")
+    of_each = {said[i].partition(":")[0] for i in (1, 3)}  # what a network says stands together: its id, and an epoch
+    assert of_each == {run.id for run in found} and all(said[i].startswith("epoch") for i in (2, 4))
+    assert found[0].record["trained_by"]["intra_op_threads"] == max(1, joblib.cpu_count() // 2)
+    alone = run_of(one[0].model_copy(update={"runs": str(tmp_path / "alone")}), one[1])
+    assert alone.id == found[0].id  # sums of several threads differ in their last digits
+    np.testing.assert_allclose(alone.predictions["logit"], found[0].predictions["logit"], atol=0.01)
+    assert runs_of([one, other])[1].folder == found[1].folder and capsys.readouterr().out.count("reused") == 2
+
+
+def killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_networks_whose_process_is_killed_are_trained_one_by_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(backend, "trainings_at_once", lambda wanted: min(wanted, 2))
+    monkeypatch.setattr(runs, "_for_another", killed)
+    found = runs_of(together(tmp_path))
+    assert [run.record["seed"] for run in found] == [1, 2] and capsys.readouterr().out.count("training on") == 2
+
+
+def test_trainings_side_by_side_end_with_the_process_that_asked_for_them(place):
+    folder, changes = place / "orphans", {"epochs": 500, "patience": 500}
+    script = (
+        "from cnn_xray import backend; from cnn_xray.runs import runs_of; from test_runs import together;"
+        f"backend.trainings_at_once = lambda _: 2; runs_of(together({str(folder)!r}, **{changes}))"
+    )
+    asking = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, cwd=Path(__file__).parent)
+    assert asking.stdout is not None
+    deadline = time.monotonic() + 60
+    while len([*folder.glob(".*")]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len([*folder.glob(".*")]) == 2  # both are at it
+    asking.kill()
+    with ThreadPoolExecutor() as reader:  # its workers hold the other end of the pipe as long as they live
+        reader.submit(asking.stdout.read).result(timeout=10)
+    asking.stdout.close()
+    assert asking.wait(1) == -signal.SIGKILL and not [*folder.glob("[!.]*")]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
