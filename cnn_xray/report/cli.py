@@ -7,12 +7,13 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cnn_xray import InputError, __version__
+import cnn_xray
+from cnn_xray import InputError
 from cnn_xray.parameters import PHANTOM, from_yaml
 
 BAD_INPUT, UNEXPECTED, INTERRUPTED = 2, 1, 130
@@ -46,109 +47,55 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cnn-xray", description="Does this chest X-ray network look at the disease, or at the scanner?"
-    )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser = argparse.ArgumentParser(prog="cnn-xray", description=cnn_xray.__doc__)
+    parser.add_argument("--version", action="version", version=cnn_xray.__version__)
     commands = parser.add_subparsers(required=True, metavar="report | run | verdict | sweep | table | diff | lesson")
+
+    def command(does: Callable[..., None], summary: str, *parents: argparse.ArgumentParser) -> Callable[..., Any]:
+        """A command with the name and the docstring of what does it; what is returned adds an argument to it."""
+        one = commands.add_parser(does.__name__[1:], parents=parents, help=summary, description=does.__doc__)
+        one.set_defaults(command=does)
+        return one.add_argument
+
     common = argparse.ArgumentParser(add_help=False)
+    add = common.add_argument
     meaning = "a parameter for every notebook that knows it, as in -p crop 0.1; may be repeated"
-    common.add_argument(
-        "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=meaning
-    )
-    common.add_argument(
-        "-f", dest="yaml_file", metavar="FILE", help="a YAML file of parameters; -y and -p come after it"
-    )
-    common.add_argument(
-        "-y", dest="yaml", default="", metavar="YAML", help="parameters as YAML: '{crop: 0.1, seed: 3}'"
-    )
-    common.add_argument("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
+    add("-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=meaning)
+    add("-f", dest="yaml_file", metavar="FILE", help="a YAML file of parameters; -y and -p come after it")
+    add("-y", dest="yaml", default="", metavar="YAML", help="parameters as YAML: '{crop: 0.1, seed: 3}'")
+    add("--data", help="phantom (the default), a chest_xray folder, or a manifest CSV")
     dry = argparse.ArgumentParser(add_help=False)
     dry.add_argument("--dry-run", action="store_true", help="check all parameters, say what would run, and stop")
 
-    report = commands.add_parser(
-        "report",
-        parents=[common, dry],
-        help="execute the notebooks and render a report",
-        description="Execute the notebooks in order and render them into OUT/NAME: HTML pages that open offline, the "
-        "executed notebooks, index.html and runs.csv. Each network "
-        "is trained once, for a first look; with --full as often as the committed reports have it.",
-    )
-    report.add_argument("--name", default="", help="of the report; default: data, notebooks picked, and what differs")
-    report.add_argument(
-        "--out", type=Path, help="folder of the reports (default: reports/quick, and with --full reports)"
-    )
-    report.add_argument("--full", action="store_true", help="all trainings, as the committed reports have them")
-    report.add_argument("--notebooks", default="", help="only these, by how their names begin: 01,02")
-    report.add_argument("--rerun", action="store_true", help="train again although the runs are recorded")
-    report.set_defaults(command=_report)
+    add = command(_report, "execute the notebooks and render a report", common, dry)
+    add("--name", default="", help="of the report; default: data, notebooks picked, and what differs")
+    add("--out", type=Path, help="folder of the reports (default: reports/quick, and with --full reports)")
+    add("--full", action="store_true", help="all trainings, as the committed reports have them")
+    add("--notebooks", default="", help="only these, by how their names begin: 01,02")
+    add("--rerun", action="store_true", help="train again although the runs are recorded")
 
-    run = commands.add_parser(
-        "run",
-        parents=[common, dry],
-        help="execute one notebook",
-        description="Execute one notebook; its parameters are checked before a kernel starts. "
-        "notebooks/PARAMETERS.md lists them.",
-    )
-    run.add_argument("notebook", type=Path, help="such as notebooks/02_train.ipynb")
-    run.add_argument(
-        "-o", "--out", type=Path, help="executed notebook (default: named after NOTEBOOK and parameters, here)"
-    )
-    run.set_defaults(command=_run)
+    add = command(_run, "execute one notebook", common, dry)
+    add("notebook", type=Path, help="such as notebooks/02_train.ipynb")
+    add("-o", "--out", type=Path, help="executed notebook (default: named after NOTEBOOK and parameters, here)")
 
-    verdict = commands.add_parser(
-        "verdict",
-        parents=[common],
-        help="judge one network, in a few minutes beyond its training",
-        description="Train the network of one seed and the probes that the verdict asks, each unless it is recorded, "
-        "and print the verdict on the border. It takes the parameters of 04_shortcut_tests; a report says more.",
-    )
-    verdict.set_defaults(command=_verdict)
+    command(_verdict, "judge one network, in a few minutes beyond its training", common)
 
-    sweep = commands.add_parser(
-        "sweep",
-        parents=[common],
-        help="train every arm of a file with every seed",
-        description="Check every combination of a YAML file (notebook, fixed, arms or grid, seeds), train what its "
-        "table does not hold, and measure it on validation images. It goes on where it was interrupted.",
-    )
-    sweep.add_argument("file", type=Path, help="such as study.yaml; its table, study.csv, lies beside it")
-    sweep.add_argument(
-        "--jobs", type=int, default=1, help="runs at a time on one machine, which share its cores (default: 1)"
-    )
-    sweep.add_argument(
-        "--scheduler", default="", help="address of a dask.distributed scheduler, whose workers run instead"
-    )
-    sweep.set_defaults(command=_sweep)
+    add = command(_sweep, "train every arm of a file with every seed", common)
+    add("file", type=Path, help="such as study.yaml; its table, study.csv, lies beside it")
+    add("--jobs", type=int, default=1, help="runs at a time on one machine, which share its cores (default: 1)")
+    add("--scheduler", default="", help="address of a dask.distributed scheduler, whose workers run instead")
 
     records = argparse.ArgumentParser(add_help=False)
-    meaning = "a sweep's table, such as study.csv; may be repeated"
-    records.add_argument("--sweep", action="append", type=Path, default=[], metavar="CSV", help=meaning)
-    records.add_argument("--runs", type=Path, default=Path("runs"), help="folder of the run records (default: runs)")
-    table = commands.add_parser(
-        "table",
-        parents=[records],
-        help="all recorded runs as one table",
-        description="Write every recorded run, and every run of some sweeps, as one tidy CSV table to the terminal.",
-    )
-    table.set_defaults(command=_table)
-    diff = commands.add_parser(
-        "diff",
-        parents=[records],
-        help="what differs between two arms",
-        description="Say in which parameters two arms differ, and by how much their metrics, paired by seed.",
-    )
+    add, meaning = records.add_argument, "a sweep's table, such as study.csv; may be repeated"
+    add("--sweep", action="append", type=Path, default=[], metavar="CSV", help=meaning)
+    add("--runs", type=Path, default=Path("runs"), help="folder of the run records (default: runs)")
+    command(_table, "all recorded runs as one table", records)
+    add = command(_diff, "what differs between two arms", records)
     for which in ("first", "second"):
-        diff.add_argument(which, help="name of an arm, or id of a run")
-    diff.set_defaults(command=_diff)
+        add(which, help="name of an arm, or id of a run")
 
-    lesson = commands.add_parser(
-        "lesson",
-        help="write the lesson's notebooks for students",
-        description="Write the notebooks of notebooks/class without their solutions, for students. The teacher's stay.",
-    )
-    lesson.add_argument("--out", type=Path, default=Path("lesson"), help="folder for the notebooks (default: lesson)")
-    lesson.set_defaults(command=_lesson)
+    add = command(_lesson, "write the lesson's notebooks for students")
+    add("--out", type=Path, default=Path("lesson"), help="folder for the notebooks (default: lesson)")
     return parser
 
 
@@ -183,6 +130,10 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _report(options: argparse.Namespace) -> None:
+    """Execute the notebooks in order and render them into OUT/NAME: HTML pages that open offline, the executed
+    notebooks, index.html and runs.csv. Each network is trained once, for a first look; with --full as often as the
+    committed reports have it.
+    """
     from cnn_xray.report.build import QUICK, build, chosen_notebooks, plan
 
     given = _given(options) | ({"rerun": True} if options.rerun else {})
@@ -207,6 +158,7 @@ def _tell(plans: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Execute one notebook; its parameters are checked before a kernel starts. notebooks/PARAMETERS.md lists them."""
     import nbformat
 
     from cnn_xray.report.build import execute, plan, suffix
@@ -226,6 +178,9 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _verdict(options: argparse.Namespace) -> None:
+    """Train the network of one seed and the probes that the verdict asks, each unless it is recorded, and print the
+    verdict on the border. It takes the parameters of 04_shortcut_tests; a report says more.
+    """
     from functools import partial
 
     from cnn_xray import cam, verdict
@@ -250,6 +205,9 @@ def _verdict(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
+    """Check every combination of a YAML file (notebook, fixed, arms or grid, seeds), train what its table does not
+    hold, and measure it on validation images. It goes on where it was interrupted.
+    """
     from cnn_xray.sweep import sweep
 
     if options.jobs < 1:
@@ -258,12 +216,14 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _table(options: argparse.Namespace) -> None:
+    """Write every recorded run, and every run of some sweeps, as one tidy CSV table to the terminal."""
     from cnn_xray.runs import tidy
 
     tidy(options.runs, options.sweep).to_csv(sys.stdout, index=False)
 
 
 def _diff(options: argparse.Namespace) -> None:
+    """Say in which parameters two arms differ, and by how much their metrics, paired by seed."""
     from cnn_xray.runs import difference, tidy
 
     changed, metrics = difference(tidy(options.runs, options.sweep), options.first, options.second)
@@ -271,6 +231,7 @@ def _diff(options: argparse.Namespace) -> None:
 
 
 def _lesson(options: argparse.Namespace) -> None:
+    """Write the notebooks of notebooks/class without their solutions, for students. The teacher's stay."""
     import nbformat
 
     from cnn_xray.lesson import student_version
