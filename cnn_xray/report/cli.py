@@ -117,12 +117,9 @@ def parse_value(text: str) -> bool | int | float | str | None:
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    given: dict[str, Any] = {}
     try:
-        for text in ([Path(options.yaml_file).read_text(encoding="utf-8")] if options.yaml_file else []) + [
-            options.yaml
-        ]:
-            given |= from_yaml(text)
+        in_file = Path(options.yaml_file).read_text(encoding="utf-8") if options.yaml_file else ""
+        given = from_yaml(in_file) | from_yaml(options.yaml)
     except (OSError, ValueError) as problem:
         raise InputError(f"-f and -y take YAML of names and values: {problem}") from problem
     given |= {name: parse_value(value) for name, value in options.given}
