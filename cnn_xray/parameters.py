@@ -97,9 +97,8 @@ def unknown_name(name: str, known: Collection[str]) -> str:
         Names of the parameters there are.
     """
     nearest = difflib.get_close_matches(str(name), known, n=1)
-    return (
-        f"There is no parameter {name!r}; {f'the nearest one is {nearest[0]!r}' if nearest else f'{PAGE} lists them'}."
-    )
+    instead = f"the nearest one is {nearest[0]!r}" if nearest else f"{PAGE} lists them"
+    return f"There is no parameter {name!r}; {instead}."
 
 
 def from_yaml(text: str) -> dict[str, Any]:
@@ -248,6 +247,9 @@ RECIPES: dict[str, dict[str, Any]] = {  # what a parameter left at None becomes
     "swap": {"image_size": 128, "width": 32, "epochs": 32, **SWAP},
     "large": {"image_size": 224, "width": 32, "epochs": 32},
 }
+Location = Literal["border", "inside", "border and inside", "global"]
+BorderPart = Literal["border", "border_outside_lungs", "without_border"]  # of an image, what alone is seen
+LungPart = Literal["outside_lung_box", "outside_lungs", "between", "lung_outline"]
 Recipe = Literal["auto", "plain", "swap", "large"]
 RECIPE = "fills in what is None (auto: swap for files)"
 REDUCING = frozenset(  # parameters of training that are to reduce what is relied on
@@ -300,24 +302,13 @@ class DataParameters(Parameters):
     artifact_rho: float | None = _field(
         None, "of artifact and label in training; None: 0.95 phantom, none in files", gt=-1, lt=1
     )
-    artifact_location: Literal["border", "inside", "border and inside", "global"] = _field(
-        "border", "where the artifact lies"
-    )
+    artifact_location: Location = _field("border", "where the artifact lies")
     artifact_kinds: str = _field("marker", "kinds of artifact, separated by commas", min_length=1)
     artifact_amplitude: float = _field(1.0, "strength of the artifact", ge=0.05, le=3)
     artifact_share: float = _option(1.0, "of its images, those in which the artifact is seen", gt=0, le=1)
     phantom_signal: float = _field(0.4, "strength of the opacities", ge=0, le=2)
     border: float = _field(0.125, "width of the border, fraction of the side", gt=0, lt=0.5)
-    keep: Literal[
-        "all",
-        "border",
-        "border_outside_lungs",
-        "without_border",
-        "outside_lung_box",
-        "outside_lungs",
-        "between",
-        "lung_outline",
-    ] = _field("all", "the part of the image that is seen")
+    keep: Literal["all", BorderPart, LungPart] = _field("all", "the part of the image that is seen")
     labels: Literal["true", "permuted"] = _field("true", "of the training images")
     repeat: int = _option(0, "another training on the same images, with other chance", ge=0, le=1000)
     runs: str = _field("runs", "folder of the run records", min_length=1)
@@ -326,9 +317,8 @@ class DataParameters(Parameters):
     def _possible_artifact(self) -> Self:
         artifacts.check(self.artifact_location, self.kinds())
         if self.crop_to == "lungs" and (self.crop, self.aspect) != (0, "squash"):
-            raise InputError(
-                "crop_to = 'lungs' cuts out the box about the lungs: leave crop at 0 and aspect at 'squash'."
-            )
+            asked = "crop_to = 'lungs' cuts out the box about the lungs"
+            raise InputError(f"{asked}: leave crop at 0 and aspect at 'squash'.")
         return self
 
     @property
@@ -505,10 +495,8 @@ class ProbeParameters(TrainParameters):
     def _tests_whole_images(self) -> Self:
         for name, whole in (("keep", "all"), ("labels", "true")):
             if (given := getattr(self, name)) != whole:
-                tested = "the networks tested here see whole images under their true labels"
-                raise InputError(
-                    f"{name} is {given!r}, but {tested}, and the probes set {name} themselves: leave it at {whole!r}."
-                )
+                asked = f"{name} is {given!r}, but the networks tested here see whole images under their true labels"
+                raise InputError(f"{asked}, and the probes set {name} themselves: leave it at {whole!r}.")
         if self.border > WIDEST_BORDER:
             lost = f"border is {self.border:g}, and with its seam a border so wide leaves nothing of the image"
             raise InputError(f"{lost}; give at most {WIDEST_BORDER:g}.")
