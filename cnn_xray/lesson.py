@@ -240,10 +240,8 @@ def _numbers(answer: Any) -> list[float] | None:
     parts: Any = answer.values() if isinstance(answer, dict) else answer
     parts = [parts] if isinstance(parts, str) or not hasattr(parts, "__iter__") else parts
     try:
-        values = [getattr(one, "value", one) for one in parts]  # an Estimate counts as its value
-        found = [
-            float(one.item() if isinstance(one, np.ndarray) else one) for one in values
-        ]  # an array of one counts as its number
+        values = (getattr(one, "value", one) for one in parts)  # an Estimate counts as its value
+        found = [float(one.item() if isinstance(one, np.ndarray) else one) for one in values]  # an array as its number
     except (TypeError, ValueError, OverflowError):
         return None
     return found if found and all(map(math.isfinite, found)) else None
@@ -310,11 +308,9 @@ def sensitivities(network: Network) -> tuple[float, float]:
     """
     known = network.run.on("val")
     threshold = metrics.sensitivity_threshold(known["label"], known["probability"])
-    found = []
-    for images in ("test", "conflict"):
-        ill = network.run.on(images).query("label == 1")
-        found.append(float((ill["probability"] >= threshold).mean()))
-    return found[0], found[1]
+    ill = (network.run.on(images).query("label == 1")["probability"] for images in ("test", "conflict"))
+    test, conflict = (float((probability >= threshold).mean()) for probability in ill)
+    return test, conflict
 
 
 def crop_gain(lesson: Lesson, arm: str) -> Comparison:
@@ -372,6 +368,11 @@ def _significant(lesson: Lesson) -> tuple[int, float]:
     return sum(one.p < 0.05 for one in nulls), share
 
 
+def _penalised(lesson: Lesson) -> tuple[float, float]:
+    after, before = (lesson.network(arm) for arm in ("penalised", "inside"))
+    return after.enrichment - before.enrichment, after.auc("conflict") - before.auc("conflict")
+
+
 COMPUTED: dict[int, tuple[Callable[[Lesson], Any], Callable[..., bool]]] = {  # truth, and whether the finding holds
     1: (lambda lesson: [audit.size_only_probe(*lesson.sizes()).auc.value], lambda auc: auc > 0.75),
     2: (_uniform_and_grey, lambda *fractions: fractions[3] < 0.4),
@@ -392,13 +393,7 @@ COMPUTED: dict[int, tuple[Callable[[Lesson], Any], Callable[..., bool]]] = {  # 
         lambda lesson: [lesson.network(arm).swapped()[1]["R"].value for arm in ("shortcut", "swapped")],
         lambda before, after: before > 0.3 and after < before / 2,
     ),
-    11: (
-        lambda lesson: [
-            figure(lesson.network("penalised")) - figure(lesson.network("inside"))
-            for figure in (lambda one: one.enrichment, lambda one: one.auc("conflict"))
-        ],
-        lambda picture, decision: picture > 0.5 and abs(decision) < 0.1,
-    ),
+    11: (_penalised, lambda picture, decision: picture > 0.5 and abs(decision) < 0.1),
     12: (
         lambda lesson: [lesson.network("outline").enrichment, lesson.network("outline").auc("clean")],
         lambda enriched, auc: enriched > 1.05 and abs(auc - 0.5) < 0.15,
@@ -433,9 +428,7 @@ def student_version(notebook: Any) -> Any:
             number = re.search(r"^answer_(\d+) = ", cell.source, re.MULTILINE)
             if not number:
                 raise InputError(f"A solution assigns no answer_<number>: {cell.source.splitlines()[0]} …")
-            asked = EXERCISES[int(number[1])].asked
-            cell.source = (
-                f"# The answer is {asked}.\nanswer_{number[1]} = None\nsay(check_{number[1]}(answer_{number[1]}))"
-            )
+            asked, name = EXERCISES[int(number[1])].asked, f"answer_{number[1]}"
+            cell.source = f"# The answer is {asked}.\n{name} = None\nsay(check_{number[1]}({name}))"
             cell.metadata["tags"] = [STUDENT if tag == SOLUTION else tag for tag in cell.metadata["tags"]]
     return made
