@@ -85,23 +85,20 @@ class Chapter:
     @property
     def title(self) -> str:
         """Its first heading, or its name."""
-        text = "\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
-        heading = re.search(r"^# (.+)$", text, re.MULTILINE)
+        heading = re.search(r"^# (.+)$", "\n\n".join(self._texts), re.MULTILINE)
         return heading[1].strip() if heading else self.plan.name
 
     @property
     def lead(self) -> str:
         """The first sentence of its text, without marks of emphasis."""
-        text = "\n\n".join(cell.source for cell in self.notebook.cells if cell.cell_type == "markdown")
-        found = re.search(r"^(?![#\s])(.+?[.?!])(?=\s|$)", text, re.MULTILINE | re.DOTALL)
+        found = re.search(r"^(?![#\s])(.+?[.?!])(?=\s|$)", "\n\n".join(self._texts), re.MULTILINE | re.DOTALL)
         return " ".join(re.sub("[*`]", "", found[1]).split()) if found else ""
 
     @property
     def minutes(self) -> int:
         """How long its text takes to read, at 200 words a minute."""
-        texts = [cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"]
-        texts += [output.data["text/markdown"] for output in self._outputs if "text/markdown" in output.get("data", {})]
-        return -(-len(" ".join(texts).split()) // 200)
+        words = " ".join([*self._texts, *self._published("text/markdown")]).split()
+        return -(-len(words) // 200)
 
     @property
     def thumbnail(self) -> str:
@@ -130,6 +127,10 @@ class Chapter:
     def pages(self) -> list[dict[str, str]]:
         """What has a page of its own (`words.play`): its name, title and html."""
         return self._published(PAGE)
+
+    @property
+    def _texts(self) -> list[str]:
+        return [cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"]
 
     @property
     def _outputs(self) -> list[Any]:
@@ -416,9 +417,8 @@ def chosen_notebooks(only: Sequence[str], data: str = PHANTOM) -> list[Path]:
     if only:
         return [path for path in every if path.name.startswith(tuple(only))]
     study = (pd.read_csv(file, usecols=["data"])["data"] for file in resolve(STUDY).glob("*.csv"))
-    if not any((names == default_name(data)).any() for names in study):
-        every = [path for path in every if path.stem != "06_reduce"]
-    return [path for path in every if path in numbered]
+    studied = any((names == default_name(data)).any() for names in study)
+    return [path for path in numbered if studied or path.stem != "06_reduce"]
 
 
 def _executed(todo: Plan, title: str, terminal: TextIO, failed: Path) -> Chapter:
@@ -439,27 +439,27 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter], usual: Mapping[
     from jinja2 import Environment, FileSystemLoader
     from nbconvert import HTMLExporter
 
-    environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True)
-    template, basic = environment.get_template, str(TEMPLATES / "notebook.html.j2")
-    exporter = HTMLExporter(template_name="basic", template_file=basic)
+    template = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True).get_template
+    exporter = HTMLExporter(template_name="basic", template_file=str(TEMPLATES / "notebook.html.j2"))
     exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
+
+    def write(file: str, by: str, **told: Any) -> None:
+        page = template(by).render(chapters=chapters, report=name, **told)
+        (folder / file).write_text(page, encoding="utf-8")
+
     for one in chapters:
         nbformat.write(one.notebook, folder / f"{one.plan.name}.ipynb")
         body = Markup(with_terms(exporter.from_notebook_node(one.notebook)[0]))
-        context = {"contents": re.findall(HEADING, body), "here": one, "chapters": chapters, "report": name}
-        page = template("page.html.j2").render(**context, body=body)
-        (folder / one.file).write_text(page, encoding="utf-8")
+        write(one.file, "page.html.j2", here=one, contents=re.findall(HEADING, body), body=body)
     glossary = {"page": "glossary", "title": "Glossary", "html": template("glossary.html.j2").render(words=_glossary())}
     for extra in (glossary, *(extra for chapter in chapters for extra in chapter.pages)):
-        context = {"title": extra["title"], "chapters": chapters, "report": name}
-        page = template("page.html.j2").render(**context, body=Markup(extra["html"]))
-        (folder / f"{extra['page']}.html").write_text(page, encoding="utf-8")
+        write(f"{extra['page']}.html", "page.html.j2", title=extra["title"], body=Markup(extra["html"]))
     runs = _runs(chapters)
     table = runs_table(runs) if runs else pd.DataFrame(columns=["run"])
     table.to_csv(folder / "runs.csv", index=False)
-    page = template("index.html.j2").render(
-        chapters=chapters,
-        report=name,
+    write(
+        "index.html",
+        "index.html.j2",
         phantom=chapters[0].plan.parameters.data == PHANTOM,
         runs=Markup(table_html(table.filter(["role", "arm", "seed", *SHOWN, "run"]))) if runs else "",
         parameters=Markup(table_html(_parameters(chapters))),
@@ -470,7 +470,6 @@ def _write(folder: Path, name: str, chapters: Sequence[Chapter], usual: Mapping[
         others=sorted({one.parent.name for one in folder.parent.glob("[!.]*/runs.csv")} - {name, f"{name}-unfinished"}),
         made_with=_made_with(runs),
     )
-    (folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def _glossary() -> list[dict[str, Any]]:
@@ -514,12 +513,10 @@ def _runs(chapters: Iterable[Chapter]) -> list[Run]:
 
 def _parameters(chapters: Iterable[Chapter]) -> pd.DataFrame:
     """Every parameter of the report, once; notebooks share the values of those they have in common."""
-    rows = {
-        name: (name, str(value), type(one.plan.parameters).model_fields[name].description)
-        for one in chapters
-        for name, value in one.plan.parameters
-    }
-    return pd.DataFrame(rows.values(), columns=["parameter", "value", "meaning"])
+    every = [one.plan.parameters for one in chapters]
+    values = {name: str(value) for p in every for name, value in p}
+    meanings = {name: field.description for p in every for name, field in type(p).model_fields.items()}
+    return pd.DataFrame({"value": values, "meaning": meanings}).rename_axis("parameter").reset_index()
 
 
 def _changed(plans: Iterable[Plan], usual: Mapping[str, Any]) -> dict[str, Any]:
