@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cnn_xray import InputError, backend
+from cnn_xray.metrics import equal_bins
 from cnn_xray.parameters import TrainParameters
 
 WARM_UP = 0.1  # fraction of the steps over which the learning rate climbs
@@ -196,8 +197,7 @@ def propensity_strata(labels: np.ndarray, images: np.ndarray, sizes: np.ndarray)
     sharpness = [np.log1p(cv2.Laplacian(image, cv2.CV_32F).var()) for image in images]
     features = known.fillna(known.median()).fillna(0).assign(sharpness=sharpness).to_numpy()
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(features, labels)
-    rank = pd.Series(np.round(model.decision_function(features), 9)).rank()  # ties share theirs, and so a stratum
-    return np.unique(((rank - 0.5) / len(rank) * 5).astype(int), return_inverse=True)[1]
+    return equal_bins(np.round(model.decision_function(features), 9), 5)
 
 
 def _class_weights(labels: np.ndarray, p: TrainParameters) -> list[float]:
