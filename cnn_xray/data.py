@@ -327,12 +327,12 @@ def load_dataset(p: DataParameters, view: View | None = None, splits: Sequence[s
         all listed at once.
     """
     view = view or View(p.crop, p.aspect, p.side)
+    frame = View(0.0, "squash", max(FRAME_SIDE, view.size))
     data = _read(p, view, splits)
     if p.crop_to == "lungs":
-        data = _cut_to_lungs(data, _read(p, View(0.0, "squash", max(FRAME_SIDE, view.size)), splits))
+        data = _cut_to_lungs(data, _read(p, frame, splits))
     if p.data != PHANTOM and p.rho is not None:
-        frames = _read(p, View(0.0, "squash", max(FRAME_SIDE, view.size)), splits)
-        data = _with_artifact(data, frames, p, p.rho)
+        data = _with_artifact(data, _read(p, frame, splits), p, p.rho)
     if p.clahe:
         equalise = cv2.createCLAHE(p.clahe).apply
         data = replace(data, pixels=np.stack([equalise(image) for image in data.pixels]))
@@ -405,10 +405,9 @@ def _read(p: DataParameters, view: View, splits: Sequence[str] | None) -> Datase
 
 def _taken(data: Dataset, rows: list[int] | np.ndarray) -> Dataset:
     """The images in ``rows``, in that order; one may come more than once."""
-    stacks = {"pixels": data.pixels, "lungs": data.lungs, "artifacts": data.artifacts}
-    taken: dict[str, Any] = {name: None if stack is None else stack[rows] for name, stack in stacks.items()}
-    taken["placements"] = [data.placements[row] for row in rows]
-    return replace(data, table=data.table.iloc[rows].reset_index(drop=True), **taken)
+    lungs, marks = (None if masks is None else masks[rows] for masks in (data.lungs, data.artifacts))
+    table, placements = data.table.iloc[rows].reset_index(drop=True), [data.placements[row] for row in rows]
+    return replace(data, table=table, pixels=data.pixels[rows], placements=placements, lungs=lungs, artifacts=marks)
 
 
 def _original_sizes(table: pd.DataFrame, notes: list[str]) -> np.ndarray:
@@ -517,13 +516,12 @@ def _cut_to_lungs(data: Dataset, frames: Dataset) -> Dataset:
     mean = np.mean(boxes[own if own.any() else known], axis=0)
     boxes[~known] = np.round(mean * frames.view.size) / frames.view.size
     placements = [Placement(tuple(box), geometry.FRAME) for box in boxes.tolist()]
-    cut: dict[str, Any] = {}
-    for name in ("pixels", "lungs", "artifacts"):
-        if (whole := getattr(frames, name)) is not None:
-            grey = whole if name == "pixels" else whole * np.uint8(255)
-            one = np.stack([data.view.apply(*pair) for pair in zip(grey, placements, strict=True)])
-            cut[name] = one if name == "pixels" else one > 127
-    return replace(data, placements=placements, **cut)
+
+    def cut(whole: np.ndarray) -> np.ndarray:
+        return np.stack([data.view.apply(*pair) for pair in zip(whole, placements, strict=True)])
+
+    lungs, marks = (None if one is None else cut(one * np.uint8(255)) > 127 for one in (frames.lungs, frames.artifacts))
+    return replace(data, pixels=cut(frames.pixels), lungs=lungs, artifacts=marks, placements=placements)
 
 
 def _with_part(data: Dataset, p: DataParameters) -> Dataset:
