@@ -117,15 +117,14 @@ def play(kind: str, fallback: str, page: str = "", role: str = "", **told: Any) 
     **told
         What it needs, as JSON.
     """
-    html = (
-        f'<div class="play" data-play="{kind}" data-told="{escape(json.dumps(told))}"><p>{escape(fallback)}</p></div>'
-    )
+    said = escape(fallback)
+    html = f'<div class="play" data-play="{kind}" data-told="{escape(json.dumps(told))}"><p>{said}</p></div>'
     if not page:
         told_index = {"text/html": {"role": role}} if role else {}
         return display({"text/html": html, "text/plain": fallback}, metadata=told_index, raw=True)
     name = re.sub(r"\W+", "-", page.lower()).strip("-")
-    link = f'<p class="play"><a href="{name}.html">{escape(page)}</a>: {escape(fallback)}</p>'
-    html = f"<h1>{escape(page)}</h1><p>{escape(fallback)}</p>{html}"
+    link = f'<p class="play"><a href="{name}.html">{escape(page)}</a>: {said}</p>'
+    html = f"<h1>{escape(page)}</h1><p>{said}</p>{html}"
     display({PAGE: {"page": name, "title": page, "html": html}, "text/html": link, "text/plain": fallback}, raw=True)
 
 
