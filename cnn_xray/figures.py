@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cnn_xray.data import CLASSES
+from cnn_xray.geometry import Window
 
-Window = tuple[float, float, float, float]  # left, top, right, bottom; fractions of the image
 NAMES = {label: name for name, label in CLASSES.items()}
 COLOURS = {"NORMAL": "#2b6ca3", "PNEUMONIA": "#d9822b"}
 GREY = "#777777"
