@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict
 from types import NoneType
 from typing import Any, ClassVar, Literal, Self, get_args, get_origin
 
@@ -150,9 +151,7 @@ def _allowed(field: FieldInfo) -> str:
     words = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}.get(kind)
     if words is None:
         return str(field.description)
-    limits = [
-        f"{word} {getattr(one, sign)}" for one in field.metadata for sign, word in BOUNDS.items() if hasattr(one, sign)
-    ]
+    limits = [f"{BOUNDS[sign]} {limit}" for one in field.metadata for sign, limit in asdict(one).items()]
     return f"{words} {' and '.join(limits)}".strip() + (", or None" if optional else "")
 
 
@@ -176,11 +175,9 @@ def literal_assignments(cells: Iterable[str], known: set[str]) -> list[str]:
         Names of parameters.
     """
     kept: list[list[str]] = []
-    for cell in cells:
-        names = _assigned(cell)
-        if names:
-            kept = [old for old in kept if not known & set(old) or not known & set(old) <= set(names)]
-            kept.append(names)
+    for names in map(_assigned, cells):
+        kept = [old for old in kept if not known & set(old) or not known & set(old) <= set(names)]
+        kept.append(names)
     every = dict.fromkeys(name for names in kept for name in names)
     return [name for name in every if not name.startswith("PAPERMILL_")]  # of papermill's --inject-paths
 
