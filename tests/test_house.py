@@ -24,7 +24,7 @@ FILES = sorted((ROOT / "cnn_xray").rglob("*.py"))
 MODULES = {".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file for file in FILES}
 LARGEST = {  # raised on purpose or not at all
     "files": 27,
-    "lines of code": 4_850,
+    "lines of code": 4_800,
     "modules in the longest chain of imports": 7,
     "lines of a cell": 20,
     "lines of a function in a cell": 10,
