@@ -151,7 +151,7 @@ def _side_by_side(placed: dict[Path, tuple[TrainParameters, Dataset]], at_once: 
     """Train those networks that are missing, each in a process of its own; the folders of those that are done."""
     missing = {folder: one for folder, one in placed.items() if not _recorded(folder, one[0])}
     if missing:
-        print(f"{len(missing)} networks to train, {at_once} at a time; each is told of when it is finished", flush=True)
+        print(f"to be trained: {len(missing)}, up to {at_once} at a time; each is told of when finished", flush=True)
     shared, done = (os.getpid(), cpu_count() // at_once), set()
     todo = [delayed(_for_another)(*shared, folder, *one) for folder, one in missing.items()]
     with suppress(TerminatedWorkerError):  # mostly for want of memory: the others one by one, in this process

@@ -244,7 +244,7 @@ def test_networks_asked_for_together_are_trained_side_by_side(tmp_path, monkeypa
     found = runs_of([one, other, one])
     assert [run.record["seed"] for run in found] == [1, 2, 1] and found[0].folder == found[2].folder
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("2 networks to train, 2 at a time")
+    assert said[0].startswith("to be trained: 2, up to 2 at a time")
     of_each = {said[i].partition(":")[0] for i in (1, 3)}  # what a network says stands together: its id, and an epoch
     assert of_each == {run.id for run in found} and all(said[i].startswith("epoch") for i in (2, 4))
     assert found[0].record["trained_by"]["intra_op_threads"] == max(1, joblib.cpu_count() // 2)
