@@ -1,8 +1,12 @@
 """What all tests share."""
 
+import os
 import signal
 
 import pytest
+
+# Networks of a second or two are trained one after another: a process to train them in takes longer to start.
+os.environ.setdefault("LOKY_MAX_CPU_COUNT", "1")
 
 
 @pytest.fixture(autouse=True, scope="session")
