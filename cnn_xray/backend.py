@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -85,7 +83,7 @@ def device() -> dict[str, str | int]:
 
 
 def trainings_at_once(wanted: int) -> int:
-    """How many networks to train side by side: one on a GPU or by JAX, which fill the device; else up to a core each.
+    """How many networks to train side by side: one a core, up to `AT_ONCE`; one by JAX or on a GPU, which it fills.
 
     Parameters
     ----------
@@ -109,23 +107,6 @@ def limited(threads: int) -> dict[str, str]:
         At least 1.
     """
     return dict.fromkeys(THREADS.values(), str(max(1, threads)))
-
-
-def end_with(parent: int) -> None:
-    """End this process when another ends, however it ends: who is killed takes along those that work for him.
-
-    Parameters
-    ----------
-    parent
-        Number of the process that started this one.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.2)
-        os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
 
 
 def training_policy(precision: str, channels: int) -> str:

@@ -16,9 +16,10 @@ import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -138,7 +139,7 @@ def runs_of(asked: Sequence[tuple[TrainParameters, Dataset]]) -> list[Run]:
     placed = dict(zip(folders, suited, strict=True))
     at_once = backend.trainings_at_once(len(placed))  # not of those that are missing: threads change a training's sums
     trained = _side_by_side(placed, at_once) if at_once > 1 else set[Path]()
-    found = {folder: Run(folder) if folder in trained else _one(folder, *one) for folder, one in placed.items()}
+    found = {folder: Run(folder) if folder in trained else _run_in(folder, *one) for folder, one in placed.items()}
     return [found[folder] for folder in folders]
 
 
@@ -151,9 +152,12 @@ def _side_by_side(placed: dict[Path, tuple[TrainParameters, Dataset]], at_once: 
     """Train those networks that are missing, each in a process of its own; the folders of those that are done."""
     missing = {folder: one for folder, one in placed.items() if not _recorded(folder, one[0])}
     if missing:
-        print(f"to be trained: {len(missing)}, up to {at_once} at a time; each is told of when finished", flush=True)
+        print(
+            f"to be trained: {len(missing)}, up to {at_once} at a time; what each prints follows when it is finished",
+            flush=True,
+        )
     shared, done = (os.getpid(), cpu_count() // at_once), set()
-    todo = [delayed(_for_another)(*shared, folder, *one) for folder, one in missing.items()]
+    todo = [delayed(_in_worker)(*shared, folder, *one) for folder, one in missing.items()]
     with suppress(TerminatedWorkerError):  # mostly for want of memory: the others one by one, in this process
         for folder, said in Parallel(at_once, return_as="generator_unordered")(todo):
             print(said, end="", flush=True)
@@ -162,16 +166,34 @@ def _side_by_side(placed: dict[Path, tuple[TrainParameters, Dataset]], at_once: 
     return done
 
 
-def _for_another(parent: int, threads: int, folder: Path, p: TrainParameters, data: Dataset) -> tuple[Path, str]:
+def _in_worker(parent: int, threads: int, folder: Path, p: TrainParameters, data: Dataset) -> tuple[Path, str]:
     """Train in a process of its own, with its share of the cores; the folder, and what was printed."""
     os.environ.update(backend.limited(threads))
-    backend.end_with(parent)
+    end_with(parent)
     with redirect_stdout(io.StringIO()) as said:
-        _one(folder, p, data)
+        _run_in(folder, p, data)
     return folder, said.getvalue()
 
 
-def _one(folder: Path, p: TrainParameters, data: Dataset) -> Run:
+@cache
+def end_with(parent: int) -> None:
+    """End this process when its parent ends, however that ends: a process that is killed takes its workers with it.
+
+    Parameters
+    ----------
+    parent
+        Number of the process that started this one.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
+
+
+def _run_in(folder: Path, p: TrainParameters, data: Dataset) -> Run:
     """The run in its folder, trained or measured again where it must be."""
     found = _recorded(folder, p)
     if found and _is_measured(found.record, data):

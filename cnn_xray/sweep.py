@@ -37,7 +37,7 @@ from cnn_xray.parameters import (
     TrainParameters,
     from_yaml,
 )
-from cnn_xray.runs import AS_WRITTEN, Run, run_id, run_of
+from cnn_xray.runs import AS_WRITTEN, Run, end_with, run_id, run_of
 from cnn_xray.storage import atomic_write
 from cnn_xray.training import predict, probability
 
@@ -414,7 +414,7 @@ def _in_its_own_process(one: Planned, expected: dict[str, str], jobs: int) -> di
 
 
 if __name__ == "__main__":
-    backend.end_with(int(sys.argv[2]))
+    end_with(int(sys.argv[2]))
     try:
         found = measured(Planned(**json.loads(sys.argv[1])))
     except InputError as sentence:

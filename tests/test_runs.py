@@ -241,6 +241,7 @@ def together(folder, **changes):
 
 def test_networks_asked_for_together_are_trained_side_by_side(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(backend, "trainings_at_once", lambda wanted: min(wanted, 2))
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "2")  # else one thread is all there is, and nothing to share
     one, other = together(tmp_path / "together")
     found = runs_of([one, other, one])
     assert [run.record["seed"] for run in found] == [1, 2, 1] and found[0].folder == found[2].folder
@@ -265,7 +266,7 @@ def killed(*_):
 
 def test_networks_whose_process_is_killed_are_trained_one_by_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(backend, "trainings_at_once", lambda wanted: min(wanted, 2))
-    monkeypatch.setattr(runs, "_for_another", killed)
+    monkeypatch.setattr(runs, "_in_worker", killed)
     found = runs_of(together(tmp_path))
     assert [run.record["seed"] for run in found] == [1, 2] and capsys.readouterr().out.count("training on") == 2
 

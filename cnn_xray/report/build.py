@@ -520,8 +520,11 @@ def _parameters(chapters: Iterable[Chapter]) -> pd.DataFrame:
 
 
 def _changed(plans: Iterable[Plan], usual: Mapping[str, Any]) -> dict[str, Any]:
-    """The given parameters that differ from what is usual, else from their defaults, by name."""
-    defaults = [(one.given, dict(type(one.parameters)()) | dict(usual)) for one in plans]
+    """The given parameters that differ from what is usual, else from their defaults or those on the same data."""
+    defaults: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for one in plans:
+        cls, data = type(one.parameters), one.parameters.data
+        defaults += [(one.given, dict(default) | dict(usual)) for default in (cls(), cls(data=data))]
     return {name: value for given, default in defaults for name, value in given.items() if value != default[name]}
 
 

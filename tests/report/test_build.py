@@ -236,6 +236,8 @@ def test_a_report_with_other_parameters_is_another_report():
     assert named(seed=3, crop=0.1) == "-crop0.1-seed3"
     assert named(n_seeds=1) == "-n_seeds1" and named({"n_seeds": 1}, n_seeds=1) == ""
     assert named({"n_seeds": 1}, n_seeds=6) == "-n_seeds6"
+    assert named(recipe="plain") == "" and named(recipe="plain", data="images") == "-recipeplain"  # auto is swap there
+    assert named(swap="outside_lungs", data="images") == "-swapoutside_lungs"  # that alone is not the recipe
     assert named(artifact_kinds="marker, text") == "-artifact_kindsmarker_text"
     long = [named(artifact_kinds=",".join(["marker"] * n)) for n in (20, 21)]
     assert long[0] != long[1] and max(map(len, long)) <= 80
